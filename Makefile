@@ -1,0 +1,43 @@
+# planc: every target makes the .venv that it needs. `make demo ARGS="--workers 8"` passes arguments on.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo    federated training on real MNIST images, with a report (ARGS=... for planc demo)"
+	@echo "make test    the tests (ARGS=... for pytest)"
+	@echo "make lint    ruff and pyright"
+	@echo "make bench   the benchmarks (ARGS=... for planc bench)"
+	@echo "make clean   remove everything that these made, .venv too"
+
+# Installed once, and again when a dependency changes. The install is editable: code needs no new one.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "planc needs Python 3.11 or newer, this is " + sys.version)'
+	@echo "[1/2] making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@echo "[2/2] installing planc and its dependencies (a few minutes the first time)"
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[demo,test,dev]'
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/planc demo $(ARGS)
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(STAMP)
+	@$(BIN)/planc bench $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find planc runtime tests -name __pycache__ -type d -prune -exec rm -rf {} +
