@@ -1,0 +1,38 @@
+"""planc: capture PyTorch code as an explicit, typed, bounded plan; optimise it; ship it to where the data is."""
+
+from planc import errors
+from planc.api import (
+    FunctionPlan,
+    PlanModule,
+    epoch,
+    key,
+    load,
+    optimize,
+    parse,
+    plan,
+    trace,
+    train_step,
+    verify,
+)
+from planc.cost import Cost
+from planc.errors import PlancError
+from planc.plans import Plan
+
+__all__ = [
+    "Cost",
+    "FunctionPlan",
+    "Plan",
+    "PlanModule",
+    "PlancError",
+    "epoch",
+    "errors",
+    "key",
+    "load",
+    "optimize",
+    "parse",
+    "plan",
+    "trace",
+    "train_step",
+    "verify",
+]
+__version__ = "0.1.0"

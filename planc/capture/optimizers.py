@@ -1,0 +1,76 @@
+"""torch.optim optimizers as optimizer ops: one entry a class. Updates are ops of the table, not traced code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import optim
+
+from planc.errors import CaptureError
+from planc.ir import Attribute
+
+
+@dataclass(frozen=True)
+class Update:
+    """How one parameter group is updated by one op.
+
+    ``slots`` are the op's state operands in order: the name torch's optimizer keeps the tensor by, and how a
+    fresh one is made from its parameter. An op's results are the new parameters, then the slots' new values.
+    """
+
+    op: str
+    lr: float
+    attrs: Mapping[str, Attribute]
+    slots: Sequence[tuple[str, Callable[[torch.Tensor], torch.Tensor]] | None]
+
+
+def _zeros(parameter: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(parameter, requires_grad=False)
+
+
+def _count(parameter: torch.Tensor) -> torch.Tensor:
+    return torch.zeros((), dtype=torch.float32)
+
+
+def _sgd(group: Mapping[str, Any]) -> Update:
+    names = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
+    attrs = {name: group[name] for name in names}
+    counted = group["momentum"] != 0 and group["dampening"] != 0  # the first step is undamped
+    slots = [("momentum_buffer", _zeros) if group["momentum"] else None, ("step", _count) if counted else None]
+    return Update("opt.sgd", float(group["lr"]), attrs, slots)
+
+
+def _adam(group: Mapping[str, Any], decoupled: bool = False) -> Update:
+    beta1, beta2 = (float(beta) for beta in group["betas"])
+    attrs = {name: group[name] for name in ("eps", "weight_decay", "amsgrad", "maximize")}
+    attrs |= {"beta1": beta1, "beta2": beta2, "decoupled": decoupled or group.get("decoupled_weight_decay", False)}
+    slots = [
+        ("exp_avg", _zeros),
+        ("exp_avg_sq", _zeros),
+        ("max_exp_avg_sq", _zeros) if group["amsgrad"] else None,
+        ("step", _count),
+    ]
+    return Update("opt.adam", float(group["lr"]), attrs, slots)
+
+
+_UPDATES: dict[type, Callable[[Mapping[str, Any]], Update]] = {
+    optim.SGD: _sgd,
+    optim.Adam: _adam,
+    optim.AdamW: lambda group: _adam(group, decoupled=True),
+}
+
+
+def update_of(optimizer: optim.Optimizer, group: Mapping[str, Any]) -> Update:
+    """The update op of one parameter group of an optimizer.
+
+    Raises:
+        CaptureError: the optimizer's class has no op.
+    """
+    make = _UPDATES.get(type(optimizer))
+    if make is None:
+        known = ", ".join(sorted(cls.__name__ for cls in _UPDATES))
+        raise CaptureError(f"{type(optimizer).__name__} has no update op yet; plans can use {known}")
+    return make(group)

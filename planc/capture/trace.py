@@ -1,0 +1,268 @@
+"""Capture of functions and modules: their ordinary PyTorch code as a graph, with the module's tensors as state."""
+
+from __future__ import annotations
+
+import inspect
+import keyword
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import ExportedProgram
+
+from planc.capture.dynamic import Dynamic, DynamicDims, resolve
+from planc.capture.export import TraceError, export
+from planc.capture.importer import Entry, Importer, Port
+from planc.capture.rules import RANDOM, RULES
+from planc.capture.tree import flatten, unflatten
+from planc.errors import CaptureError
+from planc.ir import DType, Role, Value
+from planc.ir.dims import DimExpr
+from planc.ir.program import Program
+from planc.ir.structure import TUPLE, Fixed, Leaf, Sequence as TreeSequence, Tree, leaf_paths
+from planc.ops.randomness import make_key
+
+Ranges = Mapping[str, tuple[int, int]] | None
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What capture makes: the program, and the first values of its state by path."""
+
+    program: Program
+    state: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
+
+
+class Signature:
+    """The flat inputs that a capture traces over: the caller's arguments, then state."""
+
+    def __init__(self, parameters: Sequence[str], examples: Sequence[Any]) -> None:
+        self.takes: Tree
+        self.takes, leaves = flatten(tuple(examples))
+        self.examples: list[torch.Tensor] = leaves
+        assert isinstance(self.takes, TreeSequence)
+        named = [
+            f"{name}.{path}" if path else name
+            for name, item in zip(parameters, self.takes.items, strict=True)
+            for path in leaf_paths(item)
+        ]
+        self.paths = named
+        self._ports: list[Port] = []
+        self._names: set[str] = set()
+        for path, example in zip(named, leaves, strict=True):
+            self.add(Role.ARGUMENT, path, example)
+
+    def add(self, role: Role, path: str, example: torch.Tensor) -> None:
+        """Declare one more input; its name is made from its path."""
+        self._ports.append(Port(unique_name(path, self._names), role, path, example))
+
+    @property
+    def ports(self) -> list[Port]:
+        return self._ports
+
+    def arguments(self, flat: Sequence[torch.Tensor]) -> tuple[Any, ...]:
+        """The Python arguments of a call whose flat inputs are ``flat``."""
+        return unflatten(self.takes, iter(flat[: len(self.examples)]))
+
+    def of(self, role: Role, flat: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The flat inputs of one role, by path."""
+        return {p.path: x for p, x in zip(self._ports, flat, strict=True) if p.role is role}
+
+    def only_arguments(self) -> bool:
+        """Whether the caller passes plain positional tensors, so that no structure need be kept."""
+        assert isinstance(self.takes, TreeSequence)
+        return all(isinstance(item, Leaf) for item in self.takes.items)
+
+
+def unique_name(path: str, taken: set[str]) -> str:
+    """An identifier from a path (``fc1.weight`` -> ``fc1_weight``) that is not taken yet; takes it."""
+    name = re.sub(r"\W", "_", path, flags=re.ASCII)
+    if not re.match(r"[A-Za-z_]", name) or keyword.iskeyword(name):
+        name = f"x_{name}"
+    base, i = name, 2
+    while name in taken:
+        name, i = f"{base}_{i}", i + 1
+    taken.add(name)
+    return name
+
+
+def import_program(
+    name: str,
+    program: ExportedProgram,
+    signature: Signature,
+    dynamic: DynamicDims,
+    extra: Sequence[Port] = (),
+) -> Importer:
+    """Import what was traced over the signature's flat inputs; ``extra`` inputs follow them."""
+    return Importer(
+        name, program, signature.ports, extra, dynamic.names, dynamic.range_of, RULES, frozenset(RANDOM)
+    )
+
+
+def export_signature(
+    function: Callable[..., list[Any]], signature: Signature, dynamic: Dynamic, ranges: Ranges
+) -> tuple[ExportedProgram, DynamicDims]:
+    """Trace ``function`` over a signature's flat inputs: its arguments' dims vary as the user said, its state's not.
+
+    Where the user said nothing and the code cannot run with varying leading dims (they are features, say, and
+    no batch), all dims are fixed to the example's.
+    """
+    examples = [p.example for p in signature.ports]
+
+    def attempt(wanted: Dynamic) -> tuple[ExportedProgram, DynamicDims]:
+        named = resolve(wanted, signature.paths, signature.examples, ranges)
+        rest = len(signature.ports) - len(signature.examples)
+        dims = DynamicDims((*named.names, *({},) * rest), named.ranges)
+        return export(function, examples, dims), dims
+
+    try:
+        return attempt(dynamic)
+    except TraceError:
+        if dynamic is not None:
+            raise
+        try:
+            return attempt(False)
+        except CaptureError:
+            pass
+        raise
+
+
+def as_value(importer: Importer, entry: Entry) -> Value:
+    """An output entry as a value: a size becomes an ``i64[]``."""
+    if isinstance(entry, Value):
+        return entry
+    if isinstance(entry, (int, DimExpr)) and not isinstance(entry, bool):
+        return importer.emit("aten.full", size=(), fill_value=entry, dtype=DType.I64)
+    raise CaptureError(f"an output is {entry!r}, which is no tensor")
+
+
+class Results:
+    """Remembers the structure of what the traced code returned, while it is traced."""
+
+    def __init__(self) -> None:
+        self.tree: Tree = Fixed(None)
+        self.count = 0
+
+    def flat(self, value: Any) -> list[torch.Tensor]:
+        """The tensors in ``value``; numbers and None stay in the structure."""
+        self.tree, leaves = flatten(_with_sizes(value))
+        self.count = len(leaves)
+        return leaves
+
+    def add_outputs(self, importer: Importer, entries: Sequence[Entry], names: set[str]) -> None:
+        """Declare the first outputs: those that the caller gets."""
+        paths = list(leaf_paths(self.tree))
+        for path, entry in zip(paths, entries, strict=True):
+            full = path if path and not path[0].isdigit() else f"r{path}" if path else "r"
+            name = unique_name(full, names)
+            importer.builder.output(as_value(importer, entry), name, Role.ARGUMENT, full)
+
+    def plain(self) -> bool:
+        """Whether the caller gets one tensor, or a tuple of them: then no structure need be kept."""
+        if isinstance(self.tree, Leaf):
+            return True
+        many = isinstance(self.tree, TreeSequence) and self.tree.kind == TUPLE and len(self.tree.items) > 1
+        return many and all(isinstance(item, Leaf) for item in self.tree.items)  # pyright: ignore
+
+
+def _with_sizes(value: Any) -> Any:
+    """Symbolic sizes in a result as tensors, so that they are outputs and not fixed numbers."""
+    if isinstance(value, torch.SymInt):
+        return torch.full((), value, dtype=torch.int64)
+    if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
+        return type(value)(_with_sizes(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _with_sizes(item) for key, item in value.items()}
+    return value
+
+
+def parameter_names(function: Callable[..., Any], count: int) -> list[str]:
+    """The names of a callable's first ``count`` positional parameters; ``x0``, ``x1``... where it has none."""
+    try:
+        found = [
+            p.name for p in inspect.signature(function).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ]
+    except (TypeError, ValueError):
+        found = []
+    return [found[i] if i < len(found) else f"x{i}" for i in range(count)]
+
+
+def trace(
+    target: Callable[..., Any] | nn.Module,
+    examples: Sequence[Any],
+    dynamic: Dynamic = None,
+    ranges: Ranges = None,
+    name: str | None = None,
+) -> Captured:
+    """Capture a function, or the forward pass of a module in the mode (train or eval) that it is in.
+
+    Raises:
+        CaptureError: the code cannot be a plan; shows the user's line and says what to do.
+        UnsupportedOpError: it uses an operation outside the op table.
+    """
+    module = target if isinstance(target, nn.Module) else None
+    called = target.forward if isinstance(target, nn.Module) else target
+    signature = Signature(parameter_names(called, len(examples)), examples)
+    if module is not None:
+        add_module(signature, module)
+    results = Results()
+    written: list[str] = []
+
+    def run(*flat: torch.Tensor) -> list[Any]:
+        arguments = signature.arguments(flat)
+        with torch.no_grad():
+            if module is None:
+                return results.flat(called(*arguments))
+            buffers = {k: v.clone() for k, v in signature.of(Role.BUFFER, flat).items()}
+            state = {**signature.of(Role.PARAMETER, flat), **buffers}
+            out = results.flat(torch.func.functional_call(module, state, arguments, tie_weights=True))
+            written[:] = buffers
+            return [*out, *buffers.values()]
+
+    program, dims = export_signature(run, signature, dynamic, ranges)
+    importer = import_program(name or plan_name(target), program, signature, dims)
+    names: set[str] = set()
+    entries = importer.outputs
+    results.add_outputs(importer, entries[: results.count], names)
+    add_updates(importer, Role.BUFFER, dict(zip(written, entries[results.count :], strict=True)), names)
+    return finish(importer, signature.ports, signature, results, names)
+
+
+def add_module(signature: Signature, module: nn.Module) -> None:
+    """Declare a module's parameters and buffers as state; a tied one counts once."""
+    for path, parameter in module.named_parameters():
+        signature.add(Role.PARAMETER, path, parameter)
+    for path, buffer in module.named_buffers():
+        signature.add(Role.BUFFER, path, buffer)
+
+
+def add_updates(importer: Importer, role: Role, updates: Mapping[str, Entry], names: set[str]) -> None:
+    """Declare an output for every state input that the code has changed."""
+    for path, entry in updates.items():
+        if entry != importer.value(role, path):
+            importer.builder.output(as_value(importer, entry), unique_name(path, names), role, path)
+
+
+def finish(
+    importer: Importer, ports: Sequence[Port], signature: Signature, results: Results, names: set[str]
+) -> Captured:
+    """The captured program, with the random key as state where the code draws, and its first state."""
+    state = {p.path: p.example.detach().clone() for p in ports if p.role.is_state}
+    if importer.key is not None:
+        importer.builder.output(importer.key, unique_name("rng", names), Role.KEY, "rng")
+        state["rng"] = make_key(0)
+    graph = importer.builder.build(
+        takes=None if signature.only_arguments() else signature.takes,
+        gives=None if results.plain() else results.tree,
+    )
+    return Captured(Program(graph, importer.constants), state)
+
+
+def plan_name(target: Any) -> str:
+    """An identifier for a plan of ``target``: its own name in lower case."""
+    raw = getattr(target, "__name__", None) or type(target).__name__
+    return unique_name(raw.lower() if raw.isidentifier() else "plan", set())

@@ -1,0 +1,273 @@
+"""What users hold: a `Plan` (a graph, its constants' data, its state), and the things that become one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+
+from planc import codec
+from planc.capture.trace import Captured
+from planc.capture.tree import match, unflatten
+from planc.cost import Cost, cost
+from planc.errors import InputError, PlanError
+from planc.ir import DimVar, Graph, Input, Node, Output, Role
+from planc.ir.program import Program
+from planc.ir.structure import Leaf, flat
+from planc.ir.structure import Sequence as TreeSequence
+from planc.lower import ExecutableCache
+from planc.passes import PassRecord, run_pipeline
+from planc.text import show
+
+_CACHE = ExecutableCache()
+
+
+class Receiver(Protocol):
+    """A worker that plans can be sent to (`runtime` has several)."""
+
+    def receive_plan(self, plan: Plan) -> Any: ...
+
+
+class Plan:
+    """An immutable program together with the tensors that it starts from.
+
+    Calling it runs it here: ``loss = step(x, y)`` returns its results and replaces ``state`` by what the
+    program made of it. ``plan.send(worker)`` installs it at a worker.
+
+    Attributes:
+        graph: the program: typed, bounded, without side effects.
+        constants: the data of its constants, by digest.
+        state: tensors of its parameters, buffers, optimizer and key, by path; replaced by each call.
+        records: what each pass did, where the plan was optimised.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        state: Mapping[str, torch.Tensor] | None = None,
+        records: Sequence[PassRecord] = (),
+    ) -> None:
+        self.program = program
+        self.state: dict[str, torch.Tensor] = dict(state or {})
+        self.records = tuple(records)
+
+    @classmethod
+    def from_captured(cls, captured: Captured, optimise: bool = True) -> Plan:
+        plan = cls(captured.program, captured.state)
+        return plan.optimized() if optimise else plan
+
+    @property
+    def graph(self) -> Graph:
+        return self.program.graph
+
+    @property
+    def constants(self) -> Mapping[str, torch.Tensor]:
+        return self.program.constants
+
+    @property
+    def name(self) -> str:
+        return self.graph.name
+
+    @property
+    def dims(self) -> tuple[DimVar, ...]:
+        return self.graph.dims
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        return self.graph.inputs
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        return self.graph.outputs
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        return self.graph.nodes
+
+    @cached_property
+    def id(self) -> str:
+        """The SHA-256 of the program's canonical bytes, in hex: it names exactly this program, not its state."""
+        return codec.plan_id(self.graph)
+
+    @cached_property
+    def text(self) -> str:
+        """The program in the language, fully typed; `planc.parse` reads it back."""
+        return show(self.graph, self.constants)
+
+    @cached_property
+    def bytes(self) -> bytes:
+        """The program's canonical bytes: what a worker is sent, once."""
+        return codec.encode(self.graph)
+
+    def cost(self, **dims: int) -> Cost:
+        """FLOPs, bytes moved and peak memory for these sizes of the named dims: ``plan.cost(b=64)``.
+
+        Raises:
+            InputError: a dim's size is missing or outside its range.
+        """
+        return cost(self.graph, dims)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan, its constants and its state to a ``.planc`` file, wholly or not at all."""
+        codec.save(path, self.graph, self.constants, self.state)
+
+    def optimized(self) -> Plan:
+        """The same plan after the passes; its ``records`` say what each did."""
+        result = run_pipeline(self.program)
+        return Plan(result.program, self.state, (*self.records, *result.records))
+
+    def with_state(self, state: Mapping[str, torch.Tensor]) -> Plan:
+        """The same program with another state.
+
+        Raises:
+            InputError: a path that the plan does not have.
+        """
+        paths = {port.path for port in self.graph.state()}
+        unknown = [path for path in state if path not in paths]
+        if unknown:
+            raise InputError(f"plan {self.name!r} has no state {unknown[0]!r}; it has {sorted(paths)}")
+        return Plan(self.program, {**self.state, **state}, self.records)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Parameters and buffers by path, as ``nn.Module.load_state_dict`` takes them (copies)."""
+        kept = [p.path for p in self.graph.state() if p.role in (Role.PARAMETER, Role.BUFFER)]
+        return {path: self.state[path].detach().clone() for path in kept if path in self.state}
+
+    def send(self, worker: Receiver) -> Any:
+        """Install the plan at a worker; returns the handle to call it by."""
+        return worker.receive_plan(self)
+
+    def __call__(self, *args: Any) -> Any:
+        """Run here: returns the results, and replaces ``state``.
+
+        Raises:
+            InputError: arguments that do not fit, or state that is missing.
+            ExecutionError: an operation failed; the state is as before.
+        """
+        leaves = iter(self.flatten_arguments(args))
+        values: list[torch.Tensor] = []
+        for port in self.graph.inputs:
+            value = self._state_of(port) if port.role.is_state else next(leaves)
+            if not isinstance(value, torch.Tensor):
+                raise InputError(f"input {port.path!r} must be a tensor, {port.value.type}, got {_kind(value)}")
+            values.append(value)
+        outputs = _CACHE.run(self.id, self.program, values, _device_of(values))
+        results, updates = self.split_outputs(outputs)
+        self.state = {**self.state, **updates}
+        return self.arrange(results)
+
+    def flatten_arguments(self, args: tuple[Any, ...]) -> list[Any]:
+        """The leaves of a call's arguments, in the order of the graph's arguments.
+
+        Raises:
+            InputError: another count or structure than the plan takes; says where and what was expected.
+        """
+        takes = self.graph.takes or flat(len(self.graph.arguments()))
+        assert isinstance(takes, TreeSequence)
+        if len(args) != len(takes.items):
+            wanted = ", ".join(f"{p.path}: {p.value.type}" for p in self.graph.arguments())
+            raise InputError(f"plan {self.name!r} takes {len(takes.items)} arguments ({wanted}), got {len(args)}")
+        return [leaf for i, (tree, arg) in enumerate(zip(takes.items, args, strict=True))
+                for leaf in match(tree, arg, self._argument_name(i))]
+
+    def arrange(self, results: Sequence[Any]) -> Any:
+        """The plan's flat results as its Python code returned them: one, a tuple, or its own structure."""
+        if self.graph.gives is not None:
+            return unflatten(self.graph.gives, iter(results))
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def split_outputs(self, outputs: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+        """The flat outputs of a run as (results in order, updated state by path)."""
+        pairs = list(zip(self.graph.outputs, outputs, strict=True))
+        return [v for p, v in pairs if not p.role.is_state], {p.path: v for p, v in pairs if p.role.is_state}
+
+    def __repr__(self) -> str:
+        wanted = ", ".join(f"{p.path}: {p.value.type}" for p in self.graph.arguments())
+        gives = ", ".join(str(p.value.type) for p in self.graph.results())
+        state = f", {len(self.graph.state())} state tensors" if self.graph.state() else ""
+        return f"<Plan {self.name}({wanted}) -> ({gives}), {self.graph.count_nodes()} nodes{state}, id {self.id[:12]}>"
+
+    def _argument_name(self, index: int) -> str:
+        takes = self.graph.takes
+        if takes is None or isinstance(takes, Leaf):
+            return self.graph.arguments()[index].path
+        return f"[{index}]"
+
+    def _state_of(self, port: Input) -> torch.Tensor:
+        try:
+            return self.state[port.path]
+        except KeyError:
+            raise InputError(
+                f"plan {self.name!r} needs the state {port.path!r} ({port.value.type}), which it was not given; "
+                "see Plan.with_state"
+            ) from None
+
+
+def _device_of(values: Sequence[torch.Tensor]) -> torch.device:
+    """Where to run: the device of the inputs, the CPU where they have several."""
+    devices = {v.device for v in values if v.dim()} or {v.device for v in values}
+    return devices.pop() if len(devices) == 1 else torch.device("cpu")
+
+
+def _kind(value: Any) -> str:
+    return f"a {type(value).__name__}"
+
+
+class NotBuiltError(PlanError):
+    """A plan was used before it was built."""
+
+
+class Buildable:
+    """Something that becomes a plan once it has seen example inputs, and then behaves as that plan."""
+
+    _plan: Plan | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """The plan.
+
+        Raises:
+            NotBuiltError: it is not built yet.
+        """
+        if self._plan is None:
+            name = getattr(self, "__name__", type(self).__name__)
+            raise NotBuiltError(f"{name} is not built yet, so its shapes are unknown; call build(*example_inputs) first")
+        return self._plan
+
+    @property
+    def is_built(self) -> bool:
+        return self._plan is not None
+
+    @property
+    def id(self) -> str:
+        """As `Plan.id`."""
+        return self.plan.id
+
+    @property
+    def text(self) -> str:
+        """As `Plan.text`."""
+        return self.plan.text
+
+    def cost(self, **dims: int) -> Cost:
+        """As `Plan.cost`."""
+        return self.plan.cost(**dims)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """As `Plan.save`."""
+        self.plan.save(path)
+
+    def send(self, worker: Receiver) -> Any:
+        """As `Plan.send`."""
+        return self.plan.send(worker)
+
+
+def plan_of(thing: Plan | Buildable) -> Plan:
+    """The plan that ``thing`` is or has become."""
+    return thing if isinstance(thing, Plan) else thing.plan
+
+
+__all__ = ["Buildable", "NotBuiltError", "Plan", "Receiver", "plan_of"]
+
