@@ -1,0 +1,1 @@
+"""The demo's parts: real MNIST images, and torchvision beside a CPU-only torch."""
