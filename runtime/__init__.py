@@ -1,0 +1,31 @@
+"""runtime: workers that keep data and run plans on it, and the handles by which others use them."""
+
+from runtime.counting import count_messages
+from runtime.data import FederatedDataLoader, FederatedDataset, federate
+from runtime.federated import FederatedAveraging
+from runtime.remote import (
+    RemoteModule,
+    RemoteOptimizer,
+    RemotePlan,
+    RemotePointer,
+    RemoteTensor,
+    VirtualWorker,
+    WorkerHandle,
+    me,
+)
+
+__all__ = [
+    "FederatedAveraging",
+    "FederatedDataLoader",
+    "FederatedDataset",
+    "RemoteModule",
+    "RemoteOptimizer",
+    "RemotePlan",
+    "RemotePointer",
+    "RemoteTensor",
+    "VirtualWorker",
+    "WorkerHandle",
+    "count_messages",
+    "federate",
+    "me",
+]

@@ -43,7 +43,8 @@ class Importer:
     ``ports`` are the inputs that the program was traced over, ``extra`` further inputs of the plan that only nodes
     added later read. After construction ``builder`` holds all inputs and nodes, ``outputs`` the entries of the program's user
     outputs in order, ``constants`` the data of lifted constants, and ``key`` the key that remains after the
-    program's random draws (None if it draws none).
+    program's random draws (None if it draws none). ``writes`` holds, by path, what in-place operations made of
+    inputs; without ``allow_writes`` they are an error.
     """
 
     def __init__(
@@ -56,11 +57,14 @@ class Importer:
         ranges: Callable[[str], tuple[int, int]],
         rules: Mapping[str, Rule],
         random_targets: frozenset[str],
+        allow_writes: bool = False,
     ) -> None:
         self.builder = GraphBuilder(name)
         self.constants: dict[str, torch.Tensor] = {}
         self.outputs: list[Entry] = []
         self.key: Value | None = None
+        self.writes: dict[str, Entry] = {}
+        self._allow_writes = allow_writes
         self._program = program
         self._rules = rules
         self._symbols: dict[str, Dim] = {}
@@ -153,6 +157,7 @@ class Importer:
             self._name_symbols(n, names)
         declared = list(dict.fromkeys(name for names in dim_names for _, name in sorted(names.items())))
         self.builder.dims = [DimVar(name, *ranges(name)) for name in declared]
+        self._written = {n.name: port.path for n, port in zip(user, ports, strict=True)}
         for n, port in zip(user, ports, strict=True):
             self._env[n] = self.builder.input(port.name, self.type_of(n), port.role, port.path)
         for port in extra:
@@ -197,6 +202,8 @@ class Importer:
         for argument, spec in zip(n.args[0], specs, strict=True):  # pyright: ignore[reportArgumentType] -- a tuple
             if spec.kind is OutputKind.USER_OUTPUT:
                 self.outputs.append(self.entry(argument))
+            elif spec.kind is OutputKind.USER_INPUT_MUTATION and self._allow_writes:
+                self.writes[self._written[str(spec.target)]] = self.entry(argument)
             elif spec.kind in (OutputKind.USER_INPUT_MUTATION, OutputKind.BUFFER_MUTATION):
                 raise CaptureError(
                     f"the code writes into its input {spec.target!r}; a plan's inputs cannot change. "

@@ -1,0 +1,206 @@
+"""`RemotePlan`: a plan installed at a worker, with its state resident there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from planc.errors import InputError
+from planc.ir import Input, TensorType
+from planc.ir.binding import bind
+from planc.plans import Plan
+from runtime.errors import WrongWorker
+from runtime.messages import Drop, Handle, Keep, Return, Run, Slot, Update
+from runtime.remote.tensor import RemoteTensor
+
+if TYPE_CHECKING:
+    from runtime.remote.handle import WorkerHandle
+
+State = Mapping[str, torch.Tensor | RemoteTensor]
+
+
+class RemotePlan:
+    """A plan at a worker. Calling it is one message, whatever it takes and returns.
+
+    Attributes:
+        plan: the plan itself, as it was sent.
+        location: the worker.
+        state: handles to its parameters, buffers, optimizer state and key at the worker, by path. Plans that
+            were given the same handles share their state.
+    """
+
+    def __init__(self, plan: Plan, location: WorkerHandle, state: Mapping[str, RemoteTensor]) -> None:
+        self.plan = plan
+        self.location = location
+        self.state = dict(state)
+
+    @classmethod
+    def place(cls, plan: Plan, worker: WorkerHandle) -> RemotePlan:
+        """The handle of an installed plan, its state put at the worker: one message, none without state."""
+        paths = [port.path for port in plan.graph.state() if port.path in plan.state]
+        handles = worker.send_all([plan.state[path].detach() for path in paths]) if paths else []
+        return cls(plan, worker, dict(zip(paths, handles, strict=True)))
+
+    @property
+    def id(self) -> str:
+        return self.plan.id
+
+    @property
+    def name(self) -> str:
+        return self.plan.name
+
+    @property
+    def text(self) -> str:
+        return self.plan.text
+
+    def __call__(self, *args: Any) -> Any:
+        """Run at the worker on remote and local values; the results stay there, and state is replaced there.
+
+        Returns:
+            Remote tensors, arranged as the plan's Python code returns its results.
+
+        Raises:
+            WrongWorker: an argument lives at another worker.
+            InputError: arguments that do not fit the plan.
+            WorkerError: the run failed there; nothing there has changed.
+        """
+        inputs, tensors, types = self._inputs(args, {})
+        bindings = bind(self.plan.graph, types)
+        results = self.plan.graph.results()
+        ids = [self.location.new_id() for _ in results]
+        self.location.request(Run(self.id, inputs, tuple(Keep(id) for id in ids)), tensors)
+        handles = [
+            RemoteTensor(self.location, id, TensorType(port.value.type.dtype, port.value.type.at(bindings)))
+            for id, port in zip(ids, results, strict=True)
+        ]
+        return self.plan.arrange(handles)
+
+    def fetch(self, *args: Any) -> Any:
+        """As a call, but the results come back in the reply: still one message."""
+        inputs, tensors, types = self._inputs(args, {})
+        bind(self.plan.graph, types)
+        run = Run(self.id, inputs, (Return(),) * len(self.plan.graph.results()))
+        return self.plan.arrange(own(self.location.connection.values(run, tensors)))
+
+    def evaluate(self, *args: Any) -> Any:
+        """As `fetch`, but the state at the worker stays as it is."""
+        inputs, tensors, types = self._inputs(args, {})
+        bind(self.plan.graph, types)
+        graph = self.plan.graph
+        run = Run(self.id, inputs, (Return(),) * len(graph.results()), (Drop(),) * len(graph.updates()))
+        return self.plan.arrange(own(self.location.connection.values(run, tensors)))
+
+    def round(
+        self, state: Mapping[str, torch.Tensor], *args: Any, keep: Mapping[str, torch.Tensor] | None = None
+    ) -> tuple[Any, dict[str, torch.Tensor]]:
+        """Run with state that travels along: one message there, its reply brings results and updated state.
+
+        Args:
+            state: by path, local tensors: they are sent, and their updates come back.
+            *args: as for a call.
+            keep: by path, local tensors: they are sent, and their updates stay at the worker as this handle's
+                state. State that is in neither must be this handle's already, and is replaced at the worker.
+
+        Returns:
+            The results, local; and the updates of ``state``, by path.
+        """
+        keep = keep or {}
+        graph = self.plan.graph
+        unknown = {*state, *keep} - {p.path for p in graph.state()}
+        if unknown:
+            raise InputError(f"plan {self.name!r} has no state {min(unknown)!r}")
+        frozen = set(keep) - {p.path for p in graph.updates()}
+        if frozen:
+            raise InputError(f"plan {self.name!r} does not update {min(frozen)!r}, so nothing of it can be kept")
+        inputs, tensors, types = self._inputs(args, {**state, **keep})
+        bind(graph, types)
+        kept = {path: self.location.new_id() for path in keep}
+        updates = tuple(
+            Return() if p.path in state else Keep(kept[p.path]) if p.path in kept else Update()
+            for p in graph.updates()
+        )
+        run = Run(self.id, inputs, (Return(),) * len(graph.results()), updates)
+        values = iter(own(self.location.connection.values(run, tensors)))
+        ports = {p.path: p for p in graph.updates()}
+        self.state |= {path: RemoteTensor(self.location, id, ports[path].value.type) for path, id in kept.items()}
+        results: list[torch.Tensor] = []
+        new: dict[str, torch.Tensor] = {}
+        for port in graph.outputs:
+            if not port.role.is_state:
+                results.append(next(values))
+            elif port.path in state:
+                new[port.path] = next(values)
+        return self.plan.arrange(results), new
+
+    def with_state(self, state: Mapping[str, RemoteTensor]) -> RemotePlan:
+        """The same plan over other state at the worker: a train step and an evaluation of the same parameters."""
+        return RemotePlan(self.plan, self.location, {**self.state, **state})
+
+    def get(self) -> Plan:
+        """Fetch the plan's state; the plan as it is now, to run or save here. One message.
+
+        The state is gone from the worker then, and this handle of no use.
+        """
+        paths = list(self.state)
+        tensors = self.location.fetch([self.state[path].id for path in paths], delete=True)
+        for handle in self.state.values():
+            handle._let_go()
+        self.state = {}
+        return self.plan.with_state(dict(zip(paths, tensors, strict=True)))
+
+    def copy_here(self) -> Plan:
+        """As `get`, but everything stays at the worker too. One message."""
+        paths = list(self.state)
+        tensors = self.location.fetch([self.state[path].id for path in paths], delete=False)
+        return self.plan.with_state(dict(zip(paths, tensors, strict=True)))
+
+    def _inputs(
+        self, args: tuple[Any, ...], state: State
+    ) -> tuple[tuple[Handle | Slot, ...], list[torch.Tensor], list[TensorType]]:
+        """Every input of the graph as the message names it, the tensors that travel along, and their types."""
+        from runtime.remote.handle import tensor_type
+
+        leaves = iter(self.plan.flatten_arguments(args))
+        inputs: list[Handle | Slot] = []
+        tensors: list[torch.Tensor] = []
+        types: list[TensorType] = []
+        for port in self.plan.graph.inputs:
+            value = self._state_of(port, state) if port.role.is_state else next(leaves)
+            if isinstance(value, RemoteTensor):
+                self._check_location(port, value)
+                inputs.append(Handle(value.id))
+                types.append(value.type)
+            elif isinstance(value, torch.Tensor):
+                types.append(tensor_type(value))
+                tensors.append(value.detach())
+                inputs.append(Slot(len(tensors) - 1))
+            else:
+                raise InputError(
+                    f"input {port.path!r} must be a tensor, {port.value.type}, got a {type(value).__name__}"
+                )
+        return tuple(inputs), tensors, types
+
+    def _state_of(self, port: Input, state: State) -> Any:
+        found = state.get(port.path, self.state.get(port.path))
+        if found is None:
+            raise InputError(
+                f"plan {self.name!r} needs the state {port.path!r} ({port.value.type}), which it was not given"
+            )
+        return found
+
+    def _check_location(self, port: Input, value: RemoteTensor) -> None:
+        if value.location is not self.location:
+            raise WrongWorker(
+                f"plan {self.name!r} is at {self.location.id!r}, but input {port.path!r} is at "
+                f"{value.location.id!r}: move it, as in x.move({self.location.id}), or send the plan there"
+            )
+
+    def __repr__(self) -> str:
+        return f"<RemotePlan {self.name} at {self.location.id}, id {self.id[:12]}, {len(self.state)} state tensors>"
+
+
+def own(values: Sequence[Any]) -> list[torch.Tensor]:
+    """Values of one reply as tensors; each in memory of its own, so that none keeps the whole frame alive."""
+    return [value.clone() if len(values) > 1 else value for value in values]
