@@ -11,7 +11,7 @@ ARGS   ?=
 help:
 	@echo "make demo    federated training on real MNIST images, with a report (ARGS=... for planc demo)"
 	@echo "make test    the tests (ARGS=... for pytest)"
-	@echo "make lint    ruff and pyright"
+	@echo "make lint    ruff and basedpyright"
 	@echo "make bench   the benchmarks (ARGS=... for planc bench)"
 	@echo "make clean   remove everything that these made, .venv too"
 
@@ -33,7 +33,7 @@ test: $(STAMP)
 lint: $(STAMP)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 bench: $(STAMP)
 	@$(BIN)/planc bench $(ARGS)
