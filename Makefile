@@ -12,7 +12,7 @@ help:
 	@echo "make demo    federated training on real MNIST images, with a report (ARGS=... for planc demo)"
 	@echo "make test    the tests (ARGS=... for pytest)"
 	@echo "make lint    ruff and basedpyright"
-	@echo "make bench   the benchmarks (ARGS=... for planc bench)"
+	@echo "make bench   the benchmarks (ARGS="steps --quick", ...)"
 	@echo "make clean   remove everything that these made, .venv too"
 
 # Installed once, and again when a dependency changes. The install is editable: code needs no new one.
@@ -36,7 +36,7 @@ lint: $(STAMP)
 	@$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 bench: $(STAMP)
-	@$(BIN)/planc bench $(ARGS)
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
