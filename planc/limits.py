@@ -1,4 +1,4 @@
-"""How large a plan may be, and the check of it. Sizes only; `planc.verify` knows what plans mean.
+"""How large a plan may be, and the check of it. Sizes only; `planc.verifier` knows what plans mean.
 
 The limits exist so that bytes from a stranger cost bounded time and memory before anything looks at their
 meaning. The defaults leave room for networks far larger than those that were measured (1,100 nodes).
@@ -164,6 +164,7 @@ def _check_dim(root: DimExpr, limits: Limits, where: str) -> None:
     while stack:
         dim, depth = stack.pop()
         atoms += 1
+        _at_most(limits.dim_atoms, atoms, "names, numbers and divisions in a dim", where)
         if isinstance(dim, int):
             _check_int(dim, "a number in a dim expression", where)
             continue
@@ -178,7 +179,7 @@ def _check_dim(root: DimExpr, limits: Limits, where: str) -> None:
                     stack += [(atom.numerator, depth + 1), (atom.denominator, depth + 1)]
                 else:
                     _at_most(limits.name_length, len(atom), f"characters of the name {_brief(atom)}", where)
-        _at_most(limits.dim_atoms, atoms, "names, numbers and divisions in a dim", where)
+    _at_most(limits.dim_atoms, atoms, "names, numbers and divisions in a dim", where)
 
 
 def _check_tree(root: Tree, limits: Limits, where: str) -> None:

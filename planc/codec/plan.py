@@ -30,7 +30,7 @@ from planc.ir import (
 from planc.ir.dims import Atom, FloorDiv
 from planc.ir.structure import Fixed, Leaf, Mapping, Sequence, Tree
 from planc.limits import INT_MAX, INT_MIN, Limits
-from planc.verify import verify
+from planc.verifier import verify
 
 _encoder = msgspec.msgpack.Encoder()
 _documents = msgspec.msgpack.Decoder(wire.Document)

@@ -16,7 +16,7 @@ from planc.passes.canonicalise import Canonicalise
 from planc.passes.cse import CommonSubexpressions
 from planc.passes.dce import DeadCode
 from planc.passes.fold import FoldConstants
-from planc.verify import verify
+from planc.verifier import verify
 
 PASSES: tuple[Pass, ...] = (
     Canonicalise(),  # first: what is written in one way can be recognised

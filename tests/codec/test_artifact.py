@@ -23,7 +23,7 @@ from planc.ir import DimVar, DType, Graph, Role, TensorType, sym, type_of
 from planc.ir.builder import GraphBuilder
 from planc.ir.constants import digest
 from planc.limits import Limits
-from planc.verify import verify
+from planc.verifier import verify
 from tests.codec.samples import CONSTANTS, STATE, large, small
 
 DATA = dumps(small(), CONSTANTS, STATE)

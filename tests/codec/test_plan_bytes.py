@@ -19,7 +19,7 @@ from planc.ir.graph import Location
 from planc.ir.structure import Fixed, Sequence
 from planc.limits import Limits
 from planc.ops.schema import same
-from planc.verify import verify
+from planc.verifier import verify
 from tests.codec.samples import add, large, small
 from tests.strategies import graphs
 

@@ -15,7 +15,7 @@ import pytest
 from planc.ir.program import Program
 from planc.passes import PASSES, PassResult, run_pipeline
 from planc.text import parse, show
-from planc.verify import verify
+from planc.verifier import verify
 
 FOLDER = Path(__file__).parent / "golden"
 FILES = sorted(FOLDER.rglob("*.plan"))

@@ -19,7 +19,7 @@ from planc.ir.program import Program
 from planc.ir.rewrite import Rewriter
 from planc.ops import Trait, lookup
 from planc.passes import PASSES, CommonSubexpressions, DeadCode, PassResult, run_pipeline
-from planc.verify import verify
+from planc.verifier import verify
 from runtime.interpreter import interpret
 from tests.strategies import CONSTANTS, bindings_for, graphs, inputs_for
 

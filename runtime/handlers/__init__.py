@@ -1,0 +1,13 @@
+"""What a worker does for each message: one function each, in one table. Rights come with the `Call`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from runtime.handlers import eager, objects, plans
+
+HANDLERS: dict[type, Callable[..., Any]] = {**objects.HANDLERS, **eager.HANDLERS, **plans.HANDLERS}
+"""Message type -> ``handler(call, body) -> answer``. A handler that raises has changed nothing."""
+
+__all__ = ["HANDLERS"]

@@ -1,0 +1,132 @@
+"""The replies that a worker keeps for requests that may come again, so that none is applied twice.
+
+Bounded by count and bytes. Not thread-safe by itself: the worker has the lock.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import torch
+
+from runtime.errors import ReplayError
+from runtime.messages import Reply, Request
+
+Answered = tuple[Reply, list[torch.Tensor]]
+
+
+class Pending:
+    """Stands for the reply of a request that is being worked on."""
+
+
+PENDING = Pending()
+
+
+@dataclass(slots=True)
+class _Session:
+    """The requests of one session that were seen: by number, the reply, or None where it was given up."""
+
+    highest: int = 0
+    settled: int = 0
+    nbytes: int = 0
+    replies: OrderedDict[int, Answered | Pending | None] = field(
+        default_factory=OrderedDict[int, "Answered | Pending | None"]
+    )
+
+
+@dataclass(slots=True)
+class Replays:
+    """Sessions by client, each with its last replies.
+
+    Attributes:
+        window: the requests of a session that are remembered: one that is this much older than the newest
+            is refused, whether it was applied or not.
+        max_bytes: the bytes of tensors in the replies kept for a session. The newest reply is kept always.
+        max_sessions: the sessions remembered for a client; the one that was quiet for longest is forgotten.
+        max_clients: the clients remembered, likewise.
+    """
+
+    window: int
+    max_bytes: int
+    max_sessions: int
+    max_clients: int
+    _clients: OrderedDict[str, OrderedDict[int, _Session]] = field(
+        default_factory=OrderedDict[str, "OrderedDict[int, _Session]"]
+    )
+
+    def begin(self, request: Request) -> Answered | Pending | None:
+        """The reply to a request that came before, PENDING if it is being worked on, None if it is new.
+
+        Raises:
+            ReplayError: it came before and its reply is gone, or it is too old to tell.
+        """
+        session = self._session(request)
+        self._settle(session, request.settled)
+        number = request.request_id
+        if number in session.replies:
+            reply = session.replies[number]
+            if reply is None:
+                raise ReplayError(f"request {number} was applied before; its reply is no longer kept")
+            return reply
+        if number <= session.settled or number <= session.highest - self.window:
+            raise ReplayError(
+                f"request {number} is too old: replies up to {session.settled} arrived, "
+                f"and the newest request is {session.highest}"
+            )
+        session.highest = max(session.highest, number)
+        session.replies[number] = PENDING
+        if len(session.replies) > self.window:  # so that one at least is older
+            for old in [n for n in session.replies if n <= session.highest - self.window]:
+                self._give_up(session, old, forget=True)
+        return None
+
+    def end(self, request: Request, answered: Answered) -> None:
+        """Keep the reply to a request that `begin` found to be new."""
+        session = self._session(request)
+        if request.request_id not in session.replies:  # pushed out of the window meanwhile
+            return
+        session.replies[request.request_id] = answered
+        session.nbytes += _nbytes(answered)
+        for number in list(session.replies):
+            if session.nbytes <= self.max_bytes:
+                break
+            if number != request.request_id:
+                self._give_up(session, number, forget=False)
+
+    def abandon(self, request: Request) -> None:
+        """Forget a request that `begin` found to be new and that came to no reply."""
+        session = self._session(request)
+        if request.request_id in session.replies:
+            self._give_up(session, request.request_id, forget=True)
+
+    def _session(self, request: Request) -> _Session:
+        sessions = self._clients.setdefault(request.client, OrderedDict())
+        self._clients.move_to_end(request.client)
+        session = sessions.setdefault(request.session, _Session())
+        sessions.move_to_end(request.session)
+        if len(sessions) > self.max_sessions:
+            sessions.popitem(last=False)
+        if len(self._clients) > self.max_clients:
+            self._clients.popitem(last=False)
+        return session
+
+    def _settle(self, session: _Session, settled: int) -> None:
+        if settled <= session.settled:
+            return
+        session.settled = settled
+        for number in [n for n in session.replies if n <= settled]:
+            self._give_up(session, number, forget=True)
+
+    def _give_up(self, session: _Session, number: int, *, forget: bool) -> None:
+        reply = session.replies[number]
+        if isinstance(reply, tuple):
+            session.nbytes -= _nbytes(reply)
+        if forget:
+            del session.replies[number]
+        elif isinstance(reply, tuple):
+            session.replies[number] = None
+
+
+def _nbytes(answered: Answered) -> int:
+    return sum(tensor.nbytes for tensor in answered[1])

@@ -1,0 +1,204 @@
+"""Frames: one message and the tensors it refers to, as bytes. Knows the layout, not what messages mean.
+
+    prefix    magic and version (8 bytes), header length (u32), zero (u32), total length (u64)
+    header    msgpack: the message and a table of dtype, shape, offset, nbytes for each tensor
+    tensors   raw row-major little-endian elements, each from a multiple of 64 bytes; zeros between
+
+All sizes are checked before anything is allocated for a tensor; what does not fit is a DecodeError.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import torch
+
+from planc.errors import DecodeError, InputError, LimitError, VersionError
+from planc.ir import DType, from_torch
+from runtime.messages import Message, Size
+
+if sys.byteorder != "little":  # pragma: no cover
+    raise ImportError("runtime.wire lays tensors out little-endian and supports no big-endian machine")
+
+_MAGIC = b"\x8bplancw"
+VERSION = 1
+_PREFIX = struct.Struct("<7sBIIQ")
+_ALIGN = 64
+_TORCH = {dtype: dtype.torch for dtype in DType}
+_ITEMSIZE = {dtype: dtype.itemsize for dtype in DType}
+
+
+@dataclass(frozen=True, slots=True)
+class WireLimits:
+    """The largest frame that is accepted."""
+
+    frame_bytes: int = 16 * 2**30
+    """Bytes of the whole frame."""
+    header_bytes: int = 20 * 2**20
+    """Bytes of the header. A plan travels in it: leave room for the plans that `planc.limits` allows."""
+    tensors: int = 65_536
+    """Tensors in one frame."""
+    rank: int = 16
+    """Dims of one tensor."""
+
+
+class _Entry(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    dtype: DType
+    shape: tuple[Size, ...]
+    offset: Size
+    nbytes: Size
+
+
+class _Header(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
+    message: Message
+    tensors: tuple[_Entry, ...]
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Header)
+
+
+def encode(message: Message, tensors: Sequence[torch.Tensor] = ()) -> bytearray:
+    """The frame of a message and its tensors. Copies each tensor once, from any device and memory layout.
+
+    Raises:
+        InputError: a tensor is sparse, has no data, or is of a dtype that plans do not have.
+    """
+    table: list[_Entry] = []
+    end = 0
+    for i, tensor in enumerate(tensors):
+        dtype = _dtype(i, tensor)
+        start = _align(end)
+        end = start + tensor.numel() * _ITEMSIZE[dtype]
+        table.append(_Entry(dtype, tuple(tensor.shape), start, end - start))
+    try:
+        header = _encoder.encode(_Header(message, tuple(table)))
+    except (UnicodeEncodeError, OverflowError) as error:
+        # A lone surrogate or an integer beyond 64 bits, in what a caller wrote.
+        raise InputError(f"{type(message).__name__}: a text or number cannot be sent: {error}") from None
+    data = _align(_PREFIX.size + len(header))
+    frame = bytearray(data + end)
+    _PREFIX.pack_into(frame, 0, _MAGIC, VERSION, len(header), 0, len(frame))
+    frame[_PREFIX.size : _PREFIX.size + len(header)] = header
+    for entry, tensor in zip(table, tensors, strict=True):
+        if entry.nbytes:
+            _view(frame, entry, data).copy_(tensor.detach())
+    return frame
+
+
+def decode(
+    frame: bytearray | memoryview | bytes, limits: WireLimits | None = None
+) -> tuple[Message, list[torch.Tensor]]:
+    """The message of a frame and its tensors.
+
+    The tensors share the memory of a writable frame: whoever calls this gives the frame away. A read-only
+    one is copied.
+
+    Raises:
+        DecodeError: the bytes are not a frame; VersionError where they are one of another version.
+        LimitError: the frame is larger than the limits allow.
+    """
+    limits = limits or WireLimits()
+    view = memoryview(frame).cast("B")
+    header_end, message, entries = _read_header(view, limits)
+    data = _align(header_end)
+    end = 0
+    for i, entry in enumerate(entries):
+        _check_entry(i, entry, _align(end), limits)
+        end = entry.offset + entry.nbytes
+    if data + end != view.nbytes:
+        raise DecodeError(f"a frame of {data + end} bytes was announced by its tensors, got {view.nbytes}")
+    _check_gaps(view, header_end, data, entries)
+    if entries and view.readonly:
+        frame = bytearray(view)
+    return message, [_read(i, frame, entry, data) for i, entry in enumerate(entries)]
+
+
+def _read_header(view: memoryview, limits: WireLimits) -> tuple[int, Message, tuple[_Entry, ...]]:
+    if view.nbytes > limits.frame_bytes:
+        raise LimitError(f"a frame of at most {limits.frame_bytes} bytes is allowed, got {view.nbytes}")
+    if view.nbytes < _PREFIX.size:
+        raise DecodeError(f"a frame has at least {_PREFIX.size} bytes, got {view.nbytes}")
+    magic, version, length, reserved, total = _PREFIX.unpack_from(view)
+    if magic != _MAGIC:
+        raise DecodeError(f"not a frame: expected bytes that begin with {_MAGIC!r}, got {magic!r}")
+    if version != VERSION:
+        raise VersionError(f"the frame has version {version}, this library reads version {VERSION}")
+    if reserved or total != view.nbytes:
+        raise DecodeError(f"a frame of {total} bytes was announced, got {view.nbytes}")
+    if length > limits.header_bytes:
+        raise LimitError(f"a header of at most {limits.header_bytes} bytes is allowed, got {length}")
+    end = _PREFIX.size + length
+    if end > view.nbytes:
+        raise DecodeError(f"a header of {length} bytes was announced, but the frame ends at {view.nbytes}")
+    try:
+        header = _decoder.decode(view[_PREFIX.size : end])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(f"not a message: {error}") from None
+    if len(header.tensors) > limits.tensors:
+        raise LimitError(
+            f"at most {limits.tensors} tensors in a frame are allowed, got {len(header.tensors)}"
+        )
+    return end, header.message, header.tensors
+
+
+def _check_entry(i: int, entry: _Entry, start: int, limits: WireLimits) -> None:
+    if len(entry.shape) > limits.rank:
+        raise LimitError(f"tensor {i}: at most {limits.rank} dims are allowed, got {len(entry.shape)}")
+    expected = math.prod(entry.shape) * _ITEMSIZE[entry.dtype]
+    if entry.nbytes != expected:
+        shape = list(entry.shape)
+        raise DecodeError(
+            f"tensor {i}: {entry.dtype}{shape} has {expected} bytes, not the {entry.nbytes} announced"
+        )
+    # An empty tensor allocates nothing, but torch still multiplies its other dims for the strides.
+    if math.prod(size for size in entry.shape if size) * _ITEMSIZE[entry.dtype] >= 2**63:
+        raise DecodeError(f"tensor {i}: the dims {list(entry.shape)} are too large")
+    if entry.offset != start:
+        raise DecodeError(f"tensor {i}: expected it at {start}, got {entry.offset}")
+
+
+def _check_gaps(view: memoryview, header_end: int, data: int, entries: Sequence[_Entry]) -> None:
+    end = header_end
+    for entry in entries:
+        if any(view[end : data + entry.offset]):
+            raise DecodeError(f"the padding at {end} is not zero")
+        end = data + entry.offset + entry.nbytes
+    if not entries and any(view[end:data]):
+        raise DecodeError(f"the padding at {end} is not zero")
+
+
+def _read(i: int, frame: bytearray | memoryview | bytes, entry: _Entry, data: int) -> torch.Tensor:
+    if not entry.nbytes:
+        return torch.empty(entry.shape, dtype=_TORCH[entry.dtype])
+    tensor = _view(frame, entry, data)
+    # Any other byte in a bool is undefined behaviour in torch's kernels.
+    if entry.dtype is DType.BOOL and bool((tensor.view(torch.uint8) > 1).any()):
+        raise DecodeError(f"tensor {i}: the bytes of a bool are 0 or 1")
+    return tensor
+
+
+def _view(frame: bytearray | memoryview | bytes, entry: _Entry, data: int) -> torch.Tensor:
+    dtype = _TORCH[entry.dtype]
+    count = entry.nbytes // _ITEMSIZE[entry.dtype]
+    return torch.frombuffer(frame, dtype=dtype, count=count, offset=data + entry.offset).view(entry.shape)
+
+
+def _dtype(i: int, tensor: torch.Tensor) -> DType:
+    dtype = from_torch(tensor.dtype)
+    if dtype is None:
+        raise InputError(f"tensor {i}: its dtype {tensor.dtype} is not one of {', '.join(map(str, DType))}")
+    if tensor.layout is not torch.strided or tensor.is_meta:
+        raise InputError(
+            f"tensor {i}: expected a dense tensor with data, got layout {tensor.layout} on {tensor.device}"
+        )
+    return dtype
+
+
+def _align(offset: int) -> int:
+    return (offset + _ALIGN - 1) // _ALIGN * _ALIGN
