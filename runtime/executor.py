@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -17,11 +18,23 @@ from planc.ir import Graph
 from planc.ir.program import Program
 from planc.lower import ExecutableCache
 from planc.lower.bind import bind_tensors
-from runtime.errors import RemoteExecutionError, StoreFull
+from runtime.errors import RemoteExecutionError, RemoteLimitError, StoreFull
 from runtime.interpreter import interpret
 
 _REMEMBERED = 4096
-"""Combinations of plan and input shapes whose peak memory is remembered: a few dozen bytes each."""
+"""Combinations of plan and input shapes known to be within bounds: a few dozen bytes each."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunBounds:
+    """The most that one run of a plan may take, as estimated before it starts."""
+
+    bytes: int = 64 * 2**30
+    """Memory at its peak, inputs and constants included."""
+    flops: int = 10**16
+    """Floating-point operations: about a day of one core."""
+    nodes: int = 10**9
+    """Nodes run, each trip of a scan counted."""
 
 
 class Runner(Protocol):
@@ -49,18 +62,18 @@ class Executor:
 
     Args:
         device: where they run.
-        run_bytes: the most memory that one run may take, its inputs and constants included.
+        bounds: the most that one run may take.
         cache_bytes: the most memory that executables keep between runs.
         runner: what runs them; compiled executables where not given.
     """
 
     def __init__(
-        self, device: torch.device, run_bytes: int, cache_bytes: int, runner: Runner | None = None
+        self, device: torch.device, bounds: RunBounds, cache_bytes: int, runner: Runner | None = None
     ) -> None:
         self._device = device
-        self._run_bytes = run_bytes
+        self._bounds = bounds
         self._runner: Runner = ExecutableCache(max_bytes=cache_bytes) if runner is None else runner
-        self._peaks: OrderedDict[tuple[str, tuple[torch.Size, ...]], int] = OrderedDict()
+        self._within: OrderedDict[tuple[str, tuple[torch.Size, ...]], None] = OrderedDict()
 
     def run(self, plan_id: str, program: Program, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         """The outputs of a plan in order, state included, as ordinary tensors that are not written to again.
@@ -68,27 +81,33 @@ class Executor:
         Raises:
             InputError: the inputs do not fit the plan.
             StoreFull: the run would take more memory than is allowed.
+            RemoteLimitError: it would compute longer than is allowed.
             RemoteExecutionError: an op failed.
         """
-        self._check_memory(plan_id, program.graph, inputs)
+        self._check_bounds(plan_id, program.graph, inputs)
         try:
             return self._runner.run(plan_id, program, inputs, self._device)
         except ExecutionError as error:
             raise _without_values(plan_id, program.graph, error) from error
 
-    def _check_memory(self, plan_id: str, graph: Graph, inputs: Sequence[torch.Tensor]) -> None:
+    def _check_bounds(self, plan_id: str, graph: Graph, inputs: Sequence[torch.Tensor]) -> None:
+        """Refuse a run that is too large before it starts: a few bytes of a plan can ask for years."""
         key = (plan_id, tuple(tensor.shape for tensor in inputs))
-        if key in self._peaks:
-            self._peaks.move_to_end(key)
-        else:
-            # Binding checks dtypes as well as shapes; the runner checks them again on a remembered shape.
-            self._peaks[key] = cost(graph, bind_tensors(graph, inputs)).peak_bytes
-            if len(self._peaks) > _REMEMBERED:
-                self._peaks.popitem(last=False)
-        if self._peaks[key] > self._run_bytes:
-            raise StoreFull(
-                f"plan {graph.name!r} would take {self._peaks[key]} bytes, {self._run_bytes} are allowed"
-            )
+        if key in self._within:
+            self._within.move_to_end(key)
+            return
+        # Binding checks dtypes as well as shapes; the runner checks them again on a remembered shape.
+        found = cost(graph, bind_tensors(graph, inputs))
+        bounds = self._bounds
+        if found.peak_bytes > bounds.bytes:
+            raise StoreFull(f"plan {graph.name!r} would take {found.peak_bytes} bytes, {bounds.bytes} are allowed")
+        runs = sum(row.times for row in found.rows)
+        for what, size, allowed in (("FLOPs", found.flops, bounds.flops), ("node runs", runs, bounds.nodes)):
+            if size > allowed:
+                raise RemoteLimitError(f"plan {graph.name!r} would take {size} {what}, {allowed} are allowed")
+        self._within[key] = None
+        if len(self._within) > _REMEMBERED:
+            self._within.popitem(last=False)
 
 
 def _without_values(plan_id: str, graph: Graph, error: ExecutionError) -> RemoteExecutionError:

@@ -23,7 +23,7 @@ from planc.limits import Limits
 from runtime.call import Call, Site
 from runtime.channels.base import Channel, Connection
 from runtime.errors import ConnectionLost, WorkerError, to_failure
-from runtime.executor import Executor, Runner
+from runtime.executor import Executor, RunBounds, Runner
 from runtime.handlers import HANDLERS
 from runtime.messages import MAX_ID, Answer, Body, Failure, Names, Reply, Request, Text
 from runtime.policy import PUBLIC, Policy, Secrecy
@@ -43,8 +43,8 @@ class WorkerLimits:
     plan: Limits = field(default_factory=Limits)
     store_bytes: int = 64 * 2**30
     """Bytes of all objects."""
-    run_bytes: int = 64 * 2**30
-    """Bytes that one run of a plan may take, its inputs included; estimated before it starts."""
+    run: RunBounds = field(default_factory=RunBounds)
+    """Memory and work that one run of a plan may take; estimated before it starts."""
     plans: int = 1024
     """Installed plans."""
     plan_bytes: int = 4 * 2**30
@@ -97,7 +97,7 @@ class Worker:
             store=Store(limits.store_bytes),
             shelf=Shelf(limits.plan, limits.plans, limits.plan_bytes),
             policy=policy or Policy(),
-            executor=Executor(place, limits.run_bytes, limits.executable_bytes, runner),
+            executor=Executor(place, limits.run, limits.executable_bytes, runner),
             approved=set(),
             send=self._send,
             unlocked=self._unlocked,

@@ -48,6 +48,8 @@ def scan(
     drop_last: Bool = False,
 ) -> tuple[TensorType, ...]:
     """Run a plan over batches of data, carrying state."""
+    if isinstance(trips, int) and trips < 0:
+        raise TypeCheckError(f"trips must be 0 or more, got {trips}")
     batch = batch_name(body, len(carry), len(over))
     batches: list[TensorType] = []
     count: Dim = trips

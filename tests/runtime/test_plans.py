@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from planc.codec import decode, encode, plan_id
-from planc.errors import DecodeError, ExecutionError, InputError, PlancError, PlanError
+from planc.errors import DecodeError, ExecutionError, InputError, LimitError, PlancError, PlanError
 from planc.ir.constants import digest
+from planc.text import parse
 from runtime.channels import Connection
 from runtime.errors import (
     ObjectExists,
@@ -17,7 +18,7 @@ from runtime.errors import (
     WorkerError,
     WrongWorker,
 )
-from runtime.executor import Interpreting, Runner
+from runtime.executor import Interpreting, RunBounds, Runner
 from runtime.messages import (
     Drop,
     FetchPlan,
@@ -134,12 +135,30 @@ def test_no_room_for_the_results_changes_nothing() -> None:
 
 
 def test_a_run_that_would_take_too_much_memory_does_not_start() -> None:
-    bob = Worker("bob", limits=WorkerLimits(run_bytes=100))
+    bob = Worker("bob", limits=WorkerLimits(run=RunBounds(bytes=100)))
     me = connect(bob)
     plan = install(me, adding())
     me.call(Run(plan, (Slot(0), Slot(0)), (DROP, DROP)), [torch.ones(3)])
     with pytest.raises(StoreFull, match="100 are allowed"):
         me.call(Run(plan, (Slot(0), Slot(0)), (DROP, DROP)), [torch.ones(50)])
+
+
+def test_a_run_that_would_compute_too_long_does_not_start() -> None:
+    endless = parse(
+        """
+        plan endless(x: f32[n]) -> f32[n] {
+          plan double(x: f32[n]) -> f32[n] { return x + x }
+          y = scan([x], [], [], body=double, trips=4611686018427387904)
+          return y
+        }
+        """
+    ).main
+    for bounds in (RunBounds(), RunBounds(nodes=10**30)):  # too many nodes; then too many FLOPs
+        bob = Worker("bob", limits=WorkerLimits(run=bounds))
+        me = connect(bob)
+        plan = install(me, endless)
+        with pytest.raises(LimitError, match=r"would take \d+ (FLOPs|node runs), \d+ are allowed"):
+            me.call(Run(plan, (Slot(0),), (DROP,)), [torch.ones(3)])
 
 
 @pytest.mark.parametrize(
