@@ -1,0 +1,275 @@
+"""The commands and their options, each a few lines over the module that does the work.
+
+The first paragraph of a function's docstring is what ``--help`` says.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import planc
+from planc import codec
+from planc.cli import costs, dot, failures, running, sources, tensors
+from planc.cli.layout import layout
+from planc.cli.sizes import sizes_for
+from planc.cli.summary import Summary, Written
+from planc.cli.words import console
+from planc.text.suggest import count_of
+
+app = typer.Typer(
+    cls=failures.Commands,
+    name="planc",
+    help="Compile PyTorch programs to plans: explicit, typed, bounded, and readable before they run.",
+    epilog=failures.epilog(),
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)
+
+
+class Emit(StrEnum):
+    """What `compile` writes."""
+
+    ARTIFACT = "artifact"
+    TEXT = "text"
+    DOT = "dot"
+
+
+Source = Annotated[str, typer.Argument(metavar="SRC", help=f"{sources.FORMS}.", show_default=False)]
+Dims = Annotated[
+    list[str] | None, typer.Option("--dim", metavar="NAME=SIZE", help="Size of a named dim; repeatable.")
+]
+Batch = Annotated[int | None, typer.Option("--batch", metavar="N", help="Size of the plan's first dim.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"planc {planc.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def planc_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Options of ``planc`` itself."""
+
+
+@app.command("compile")
+def compile_command(
+    source: Source,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", "-o", metavar="OUT", help="File to write; by default PLAN.planc, after its name."
+        ),
+    ] = None,
+    emit: Annotated[
+        Emit, typer.Option(help="What to write; text and dot go to standard output unless -o is given.")
+    ] = Emit.ARTIFACT,
+    dims: Dims = None,
+    batch: Batch = None,
+    as_json: Json = False,
+) -> None:
+    """Optimise a plan, write it, and say what it is and costs."""
+    plan = sources.load(source)
+    # A plan that the passes have seen already keeps its records: they are what the summary shows.
+    plan = plan if plan.records else plan.optimized()
+    sizes = sizes_for(plan.graph, dims or [], batch)
+    if emit is not Emit.ARTIFACT and out is None:
+        if as_json:
+            raise typer.BadParameter(
+                f"--emit {emit.value} needs -o OUT, or two things are printed", param_hint="--json"
+            )
+        typer.echo(plan.text if emit is Emit.TEXT else dot.draw(plan), nl=False)
+        return
+    cost = plan.cost(**sizes.dims)  # before anything is written: sizes can be wrong
+    path = out or _default_name(plan.name, source)
+    if emit is Emit.ARTIFACT:
+        written = codec.save(path, plan.graph, plan.constants, plan.state)
+    else:
+        written = _write_text(path, plan.text if emit is Emit.TEXT else dot.draw(plan))
+    summary = Summary(source, plan, sizes, cost, Written(path, emit.value, written))
+    _print_json(summary.json()) if as_json else _print_lines(summary.lines())
+
+
+@app.command("show")
+def show_command(source: Source) -> None:
+    """Print a plan as text, fully typed, one operation a line."""
+    typer.echo(sources.load(source).text, nl=False)
+
+
+@app.command("check")
+def check_command(source: Source, as_json: Json = False) -> None:
+    """Check every rule of a plan, and say what is wrong and where."""
+    plan = sources.load(source)
+    planc.verify(plan)
+    if as_json:
+        _print_json({"source": source, "plan": plan.name, "id": plan.id, "nodes": plan.graph.count_nodes()})
+        return
+    nodes = count_of(plan.graph.count_nodes(), "node")
+    typer.echo(f"{source}: plan {plan.name} is valid: {nodes}, id {plan.id[:12]}")
+
+
+@app.command("cost")
+def cost_command(source: Source, dims: Dims = None, batch: Batch = None, as_json: Json = False) -> None:
+    """Say what one run costs, node by node: FLOPs, bytes, memory."""
+    plan = sources.load(source)
+    sizes = sizes_for(plan.graph, dims or [], batch)
+    cost = plan.cost(**sizes.dims)
+    if as_json:
+        _print_json(costs.report_json(plan, sizes, cost))
+        return
+    screen = console()
+    for part in costs.report(plan, sizes, cost):
+        screen.print(part)
+
+
+@app.command("run")
+def run_command(
+    source: Source,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            "-i",
+            metavar="NAME=FILE",
+            help=f"A tensor for an argument or state; {', '.join(tensors.KINDS)}. Repeatable.",
+        ),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option(metavar="FILE", help=f"Write the results: {', '.join(tensors.KINDS)}.")
+    ] = None,
+    save: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write the plan with the state that the run left it.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the plan's random keys.")] = None,
+) -> None:
+    """Run a plan here, once, on tensors from files."""
+    if output is not None:
+        tensors.check_kind(output)
+    ran = running.run(sources.load(source), inputs or [], seed)
+    _print_lines(ran.lines())
+    if output is not None:
+        tensors.write(output, ran.results)
+        typer.echo(f"wrote {output}: {count_of(len(ran.results), 'tensor')}")
+    updates = ran.plan.graph.updates()
+    if save is not None:
+        ran.plan.save(save)
+        typer.echo(f"wrote {save}: the plan with its new state")
+    elif updates:
+        typer.echo(
+            f"{count_of(len(updates), 'state tensor')} replaced, and not kept (--save FILE keeps them)"
+        )
+
+
+@app.command("fmt")
+def fmt_command(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Texts to lay out.", show_default=False)
+    ],
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing; exit with 1 if a file is not in this layout.")
+    ] = False,
+) -> None:
+    """Lay out .plan files in the one canonical way, comments kept."""
+    # All are read before one is written: an error leaves every file as it is.
+    pairs = [(path, layout(sources.read_text(path), path)) for path in files]
+    stale = [(path, text) for path, text in pairs if Path(path).read_bytes() != text.encode()]
+    for path, text in stale:
+        if not check:
+            _write_text(path, text)
+        typer.echo(f"{path}: {'not in canonical layout' if check else 'laid out anew'}")
+    if not stale:
+        typer.echo(f"{count_of(len(files), 'file')} in canonical layout")
+    if stale and check:
+        raise typer.Exit(1)
+
+
+@app.command("demo")
+def demo_command(
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="How many workers share the images.")] = 4,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Rounds of training.  [default: enough for 0.95]")
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same result.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Images a step.")] = 64,
+    data: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Full MNIST, as IDX files; by default 5,000 embedded images."),
+    ] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch full MNIST into --data first.")] = False,
+    report: Annotated[Path, typer.Option(metavar="FILE", help="Where the HTML report goes.")] = Path(
+        "planc-demo.html"
+    ),
+    model_out: Annotated[Path, typer.Option(metavar="FILE", help="Where the trained model goes.")] = Path(
+        "planc-demo-model.pt"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Train federated on real MNIST images that stay at their workers."""
+    # Only here: the compiler knows no worker, and the other commands need not load any.
+    from runtime.demo.command import demo
+
+    code = demo(
+        workers=workers,
+        rounds=rounds,
+        seed=seed,
+        data=data,
+        download=download,
+        json=as_json,
+        report=report,
+        model_out=model_out,
+        batch_size=batch_size,
+    )
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """The entry point ``planc``."""
+    app()
+
+
+def _default_name(plan: str, source: str) -> str:
+    name = plan + sources.ARTIFACT  # the names of plans are identifiers: they fit any file system
+    if source.endswith(sources.ARTIFACT) and os.path.realpath(name) == os.path.realpath(source):
+        raise typer.BadParameter(f"{name} is what is being read; say where to write", param_hint="--out")
+    return name
+
+
+def _write_text(path: str, text: str) -> int:
+    """Write a text file wholly or not at all; returns its size in bytes."""
+    data = text.encode()
+    temporary = f"{path}.{secrets.token_hex(6)}.tmp"
+    try:
+        Path(temporary).write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or "cannot be written", path) from error
+    return len(data)
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        typer.echo(line)
+
+
+def _print_json(data: Mapping[str, Any]) -> None:
+    typer.echo(json.dumps(data, indent=2))
+
+
+__all__ = ["app", "main"]
