@@ -108,13 +108,15 @@ class ExecutableCache:
             ExecutionError: an operation failed.
         """
         place = torch.device(device)
-        bindings = bind_tensors(program.graph, values)
-        key = (plan_id, tuple(sorted(bindings.items())), str(place))
+        # Shapes and dtypes, not bound dims: looking at them is what a call costs that has been made before.
+        kinds = [(v.dtype, v.shape) if isinstance(v, torch.Tensor) else None for v in values]
+        key = (plan_id, place, *kinds)
         with self._lock:
             executable = self._entries.get(key)
             if executable is not None:
                 self._entries.move_to_end(key)
         if executable is None:
+            bindings = bind_tensors(program.graph, values)
             executable = self._add(key, Executable(program, bindings, place))
         return executable(_on_device(program.graph, values, place))
 
@@ -132,11 +134,13 @@ class ExecutableCache:
 
 def _on_device(graph: Graph, values: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
     """Inputs where the plan runs; keys stay on the CPU, where their numbers are drawn."""
-    cpu = torch.device("cpu")
-    return [
-        v.detach().to(cpu if port.role is Role.KEY else device)
-        for port, v in zip(graph.inputs, values, strict=True)
-    ]
+    placed = list(values)
+    for i, value in enumerate(values):
+        if value.device != device and graph.inputs[i].role is not Role.KEY:
+            placed[i] = value.to(device)
+        elif graph.inputs[i].role is Role.KEY and not value.is_cpu:
+            placed[i] = value.cpu()
+    return placed
 
 
 __all__ = ["Executable", "ExecutableCache"]
