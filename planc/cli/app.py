@@ -18,10 +18,10 @@ import typer
 import planc
 from planc import codec
 from planc.cli import costs, dot, failures, running, sources, tensors
-from planc.cli.layout import layout
 from planc.cli.sizes import sizes_for
 from planc.cli.summary import Summary, Written
 from planc.cli.words import console
+from planc.text import format as layout
 from planc.text.suggest import count_of
 
 app = typer.Typer(

@@ -11,32 +11,32 @@ from dataclasses import dataclass
 import torch
 
 from planc.errors import PlanError
-from planc.ir import MAX_DIM, DimVar, Graph, Input, Output, Role, TensorType, Value
+from planc.ir import MAX_DIM, DimVar, Graph, Input, Output, Role, Value
 from planc.ir import structure as structures
 from planc.ir.builder import GraphBuilder
 from planc.ir.constants import digest
+from planc.ir.dims import sym
 from planc.text.constants import tensor_of
-from planc.text.expressions import Dims, Expressions
+from planc.text.dims import Dims
+from planc.text.expressions import Context, Expressions
+from planc.text.gradients import Differentiate
+from planc.text.statements import check_type, run
 from planc.text.suggest import count_of, nearest
 from planc.text.syntax import (
     Arrangement,
-    Call,
-    Chain,
     ConstDef,
-    Expr,
     Ident,
-    ListOf,
     Literal,
     Name,
-    Negative,
     Place,
     PlanDef,
     Port,
     Problem,
     TreeExpr,
     TreeOf,
+    names_in,
 )
-from planc.verify import verify
+from planc.verifier import verify
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ class Module:
         return next(reversed(self.plans.values()))
 
 
-def elaborate(plans: tuple[PlanDef, ...], text: str, file: str) -> Module:
+def elaborate(
+    plans: tuple[PlanDef, ...], text: str, file: str, differentiate: Differentiate | None = None
+) -> Module:
     """The graphs that ``plans`` mean, verified.
 
     Raises:
@@ -66,18 +68,32 @@ def elaborate(plans: tuple[PlanDef, ...], text: str, file: str) -> Module:
     if not plans:
         raise Problem("there is no plan in the text", Place(1, 1, 2), "plan name(x: f32[b]) { return x }")
     module = Module({}, {})
-    lines = [line.strip() for line in text.split("\n")]
+    context = Context(file, [line.strip() for line in text.split("\n")], differentiate)
     for definition in plans:
         name = definition.name
         if name.text in module.plans:
             raise Problem(f"plan {name.text!r} is defined twice", name.at, "name them apart")
-        graph = _Plan(definition, module.plans, module.constants, file, lines).build()
+        graph = _Plan(definition, module.plans, module.constants, context).build()
         try:
             verify(graph)
         except PlanError as error:
-            raise Problem(str(error), name.at) from None
+            at, hint = _undetermined(definition, graph) or (name.at, "")
+            raise Problem(str(error).removeprefix(f"plan {name.text!r}: "), at, hint) from None
         module.plans[name.text] = graph
     return module
+
+
+def _undetermined(definition: PlanDef, graph: Graph) -> tuple[Place, str] | None:
+    """Where a dim is named that stands nowhere by itself, and what to do about it."""
+    shapes = [port.value.type.shape for port in graph.inputs]
+    for var in graph.dims:
+        if not any(sym(var.name) in shape for shape in shapes):
+            ranges = (given.name.at for given in definition.ranges if given.name.text == var.name)
+            types = [port.type for port in definition.inputs if port.type is not None]
+            using = (t.at for t in types if any(var.name in names_in(dim) for dim in t.dims))
+            at = next(using, None) or next(ranges, definition.name.at)
+            return at, f"the sizes of inputs must tell it: write {var.name} by itself in some input's shape"
+    return None
 
 
 class _Plan:
@@ -88,17 +104,15 @@ class _Plan:
         definition: PlanDef,
         outer: Mapping[str, Graph],
         constants: dict[str, torch.Tensor],
-        file: str,
-        lines: list[str],
+        context: Context,
     ) -> None:
         self._definition = definition
         self._outer = outer
         self._constants = constants
-        self._file = file
-        self._lines = lines
+        self._context = context
         self._dims = Dims()
         self._builder = GraphBuilder(definition.name.text)
-        self._scope = Expressions(self._builder, self._dims, outer, file, lines)
+        self._scope = Expressions(self._builder, self._dims, outer, context)
 
     def build(self) -> Graph:
         definition = self._definition
@@ -106,28 +120,12 @@ class _Plan:
         self._inputs()
         for inner in definition.plans:
             visible = {**self._outer, **{plan.name: plan for plan in self._builder.subplans}}
-            self._scope.add_plan(_Plan(inner, visible, self._constants, self._file, self._lines).build())
+            self._scope.add_plan(_Plan(inner, visible, self._constants, self._context).build())
         for const in definition.consts:
             self._const(const)
-        for statement in definition.statements:
-            results = self._scope.values_of(statement.value)
-            if results and not statement.targets:
-                raise Problem(
-                    "the results of this call are not used", statement.at, "name them: result = ..."
-                )
-            if len(results) != len(statement.targets):
-                raise Problem(
-                    f"{count_of(len(statement.targets), 'name')} for {count_of(len(results), 'result')}",
-                    statement.at.to(statement.value.at),
-                    "give each result a name; _ for those that are not needed",
-                )
-            for target, value in zip(statement.targets, results, strict=True):
-                if target.type is not None:
-                    _check_type(
-                        f"{target.name.text!r}", self._dims.type(target.type), value.type, target.type.at
-                    )
-                if target.name.text != "_" or target.name.quoted:
-                    self._scope.define(target.name, value)
+        for statement, _ in run(self._scope, definition.statements):
+            hint = "it is for loops: a result with one row a trip"
+            raise Problem("collect outside a loop", statement.at, hint)
         self._outputs(self._returned())
         return self._builder.build(
             self._tree(definition.takes, [port for port in self._builder.inputs if not port.role.is_state]),
@@ -149,7 +147,7 @@ class _Plan:
             declared[name] = DimVar(name, lo, hi)
         for port in self._definition.inputs:
             for expr in port.type.dims if port.type else ():
-                for name in _names(expr):
+                for name in names_in(expr):
                     declared.setdefault(name, DimVar(name))
         self._builder.dims = list(declared.values())
         self._dims.names = dict.fromkeys(declared)
@@ -203,7 +201,7 @@ class _Plan:
                 raise Problem(f"two results are called {name!r}", port.at, "name them apart")
             seen.add(name)
             if port.type is not None:
-                _check_type(f"result {name!r}", self._dims.type(port.type), value.type, at)
+                check_type(f"result {name!r}", self._dims.type(port.type), value.type, at)
             role = _role(port.role)
             self._builder.output(value, name, role, self._path(port, name, role))
 
@@ -260,21 +258,6 @@ def _tree(written: TreeExpr, names: Iterator[str]) -> structures.Tree:
     return structures.Sequence(written.kind, items)
 
 
-def _names(expr: Expr) -> Iterator[str]:
-    """The names in an expression, in the order of the text."""
-    if isinstance(expr, Name):
-        yield expr.text
-    elif isinstance(expr, Negative):
-        yield from _names(expr.operand)
-    elif isinstance(expr, Chain):
-        yield from _names(expr.first)
-        for _, operand in expr.rest:
-            yield from _names(operand)
-    elif isinstance(expr, (Call, ListOf)):
-        for item in expr.items if isinstance(expr, ListOf) else expr.arguments:
-            yield from _names(item)
-
-
 def _role(written: Ident | None) -> Role:
     if written is None:
         return Role.ARGUMENT
@@ -284,8 +267,3 @@ def _role(written: Ident | None) -> Role:
         hint = nearest(written.text, known, f"roles are {', '.join(known)}; arguments have none")
         raise Problem(f"there is no role {written.text!r}", written.at, hint)
     return roles[written.text]
-
-
-def _check_type(what: str, declared: TensorType, actual: TensorType, at: Place) -> None:
-    if declared != actual:
-        raise Problem(f"{what} is declared as {declared}, but its value is {actual}", at)

@@ -8,17 +8,19 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 from lark import Lark, Token, Transformer
-from lark.exceptions import UnexpectedCharacters, UnexpectedInput, UnexpectedToken
+from lark.exceptions import UnexpectedInput
 
-from planc.errors import ElaborationError, ParseError, Span
+from planc.errors import ElaborationError, ParseError, SourceError, Span
 from planc.ir.structure import LIST, TUPLE
 from planc.text import syntax
+from planc.text.complaints import explain, token_place
 from planc.text.elaborate import Module, elaborate
+from planc.text.gradients import Differentiate
 from planc.text.syntax import Place, Problem, SyntaxProblem, deeper
-from planc.text.words import LITERALS, RESERVED, describe, describe_one, unquote_name, unquote_string
+from planc.text.words import LITERALS, RESERVED, unquote_name, unquote_string
 
 MAX_TEXT = 8 * 2**20
 """The longest text read, in characters."""
@@ -28,25 +30,29 @@ MAX_DIGITS = 40
 """The longest number literal, in characters."""
 
 
-def parse(text: str, file: str = "<text>") -> Module:
+def parse(text: str, file: str = "<text>", differentiate: Differentiate | None = None) -> Module:
     """The plans that ``text`` defines, checked op by op.
 
     Args:
         text: the source, at most `MAX_TEXT` characters.
         file: its name in errors and in the locations of nodes.
+        differentiate: what ``grad`` means; without it, ``grad`` is an error.
 
     Raises:
         ParseError: the text is not in the language.
         ElaborationError: it is, but a name, op, type or attribute in it does not fit.
     """
     try:
-        if len(text) > MAX_TEXT:
-            raise SyntaxProblem(f"the text has {len(text)} characters, more than {MAX_TEXT}", Place(1, 1, 2))
-        return elaborate(parse_syntax(text), text, file)
+        return elaborate(parse_syntax(text), text, file, differentiate)
     except Problem as problem:
-        kind = ParseError if isinstance(problem, SyntaxProblem) else ElaborationError
-        span = Span(file, problem.place.line, problem.place.column, problem.place.end_column)
-        raise kind(problem.message, span, text, problem.hint) from None
+        raise located(problem, text, file) from None
+
+
+def located(problem: Problem, text: str, file: str) -> SourceError:
+    """A problem as the error that users get."""
+    kind = ParseError if isinstance(problem, SyntaxProblem) else ElaborationError
+    span = Span(file, problem.place.line, problem.place.column, problem.place.end_column)
+    return kind(problem.message, span, text, problem.hint)
 
 
 def parse_syntax(text: str) -> tuple[syntax.PlanDef, ...]:
@@ -55,72 +61,19 @@ def parse_syntax(text: str) -> tuple[syntax.PlanDef, ...]:
     Raises:
         SyntaxProblem: the text is not in the language.
     """
+    if len(text) > MAX_TEXT:
+        raise SyntaxProblem(f"the text has {len(text)} characters, more than {MAX_TEXT}", Place(1, 1, 2))
     try:
         # The transformer is part of the parser: what comes back is not lark's tree but ours.
         return cast("tuple[syntax.PlanDef, ...]", cast(object, _grammar().parse(text)))
     except UnexpectedInput as error:
-        _explain(error, text)
+        raise explain(error, text) from None
 
 
 @lru_cache(maxsize=1)
 def _grammar() -> Lark:
     source = files("planc.text").joinpath("plan.lark").read_text(encoding="utf-8")
     return Lark(source, parser="lalr", lexer="contextual", maybe_placeholders=False, transformer=_Builder())
-
-
-def _explain(error: UnexpectedInput, text: str) -> NoReturn:
-    """Raise lark's error in words."""
-    if isinstance(error, UnexpectedToken):
-        accepted = set(error.accepts or error.expected)
-        expected = describe(accepted)
-        token = error.token
-        if token.type == "$END":
-            lines = text.split("\n")
-            while len(lines) > 1 and not lines[-1].strip():
-                lines.pop()
-            place = Place(len(lines), len(lines[-1]) + 1, len(lines[-1]) + 2)
-            raise SyntaxProblem(f"expected {expected}, got the end of the text", place, _HINT_OPEN) from None
-        got = f"'{token}'" if len(token) <= 40 else describe_one(token.type)
-        raise SyntaxProblem(
-            f"expected {expected}, got {got}", _place(token), _hint(token, accepted, text)
-        ) from None
-    if isinstance(error, UnexpectedCharacters):
-        place = Place(error.line, error.column, error.column + 1)
-        character = text[error.pos_in_stream or 0]
-        hint = _CHARACTER_HINTS.get(character, "")
-        if not character.isascii():
-            hint = "names are ASCII letters, digits and _; in strings, other characters are \\u escapes"
-        raise SyntaxProblem(f"unexpected character {character!r}", place, hint) from None
-    raise error
-
-
-_HINT_OPEN = "a plan ends with '}'"
-_HINT_LOOP = "a loop is a scan over a plan: scan([w], [x, y], [], body=step, size=64)"
-_HINT_STATEMENT = "a statement is 'name = expression'; the last one is 'return ...'"
-_CHARACTER_HINTS = {
-    '"': 'strings end on their line and escape as JSON does: \\" \\\\ \\n \\u00e9',
-    "'": "strings are written in double quotes",
-    "`": "names in backticks end on their line and escape as JSON does",
-    ".": "there are no methods: write relu(x) for x.relu(), and 1.0 for 1.",
-    ";": "statements need no ';'",
-}
-_TOKEN_HINTS = {
-    "=": "comparison is '==', and attributes are named inside the brackets of a call",
-}
-
-
-def _hint(token: Token, expected: set[str], text: str) -> str:
-    line = text.split("\n")[(token.line or 1) - 1][: (token.column or 1) - 1]
-    if line.split()[:1] == ["for"]:
-        return _HINT_LOOP
-    if {"EQUAL", "COLON", "LPAR"} <= expected:
-        return _HINT_STATEMENT
-    return _TOKEN_HINTS.get(str(token), "")
-
-
-def _place(token: Token) -> Place:
-    line, column = token.line or 1, token.column or 1
-    return Place(line, column, column + max(1, len(token)) if token.end_line in (None, line) else column + 1)
 
 
 class _Builder(Transformer[Token, Any]):
@@ -132,27 +85,27 @@ class _Builder(Transformer[Token, Any]):
     def ident(self, children: list[Any]) -> syntax.Ident:
         token: Token = children[0]
         quoted = token.type == "QUOTED"
-        return syntax.Ident(_place(token), unquote_name(token) if quoted else str(token), quoted)
+        return syntax.Ident(token_place(token), unquote_name(token) if quoted else str(token), quoted)
 
     # -- literals and expressions
 
     def int_(self, children: list[Any]) -> syntax.Literal:
-        return syntax.Literal(_place(children[0]), _int(children[0]))
+        return syntax.Literal(token_place(children[0]), _int(children[0]))
 
     def float_(self, children: list[Any]) -> syntax.Literal:
         token: Token = children[0]
         if len(token) > MAX_DIGITS:
             raise SyntaxProblem(
-                f"a number of {len(token)} characters", _place(token), "17 digits are always enough"
+                f"a number of {len(token)} characters", token_place(token), "17 digits are always enough"
             )
         if float(token) == float("inf"):
             raise SyntaxProblem(
-                f"{token} is too large for a number", _place(token), "infinity is written inf"
+                f"{token} is too large for a number", token_place(token), "infinity is written inf"
             )
-        return syntax.Literal(_place(token), float(token))
+        return syntax.Literal(token_place(token), float(token))
 
     def string(self, children: list[Any]) -> syntax.Literal:
-        return syntax.Literal(_place(children[0]), unquote_string(children[0]))
+        return syntax.Literal(token_place(children[0]), unquote_string(children[0]))
 
     def name(self, children: list[Any]) -> syntax.Literal | syntax.Name:
         ident: syntax.Ident = children[0]
@@ -169,7 +122,7 @@ class _Builder(Transformer[Token, Any]):
 
     def negative(self, children: list[Any]) -> syntax.Literal | syntax.Negative:
         minus, operand = children
-        at = _place(minus).to(operand.at)
+        at = token_place(minus).to(operand.at)
         if isinstance(operand, syntax.Literal) and type(operand.value) in (int, float):
             return syntax.Literal(at, -cast(float, operand.value))
         return syntax.Negative(at, operand, deeper([operand], at))
@@ -181,12 +134,12 @@ class _Builder(Transformer[Token, Any]):
 
     def list_(self, children: list[Any]) -> syntax.ListOf:
         opens, *items, closes = children
-        at = _place(opens).to(_place(closes))
+        at = token_place(opens).to(token_place(closes))
         return syntax.ListOf(at, tuple(items), deeper(items, at))
 
     def call(self, children: list[Any]) -> syntax.Call:
         callee, *given, close = children
-        at = callee.at.to(_place(close))
+        at = callee.at.to(token_place(close))
         arguments = tuple(item for item in given if not isinstance(item, tuple))
         keywords = tuple(item for item in given if isinstance(item, tuple))
         if arguments and keywords and any(isinstance(a, tuple) for a in given[: len(arguments)]):
@@ -198,7 +151,7 @@ class _Builder(Transformer[Token, Any]):
 
     def callee(self, children: list[Any]) -> syntax.Ident:
         (name,) = children
-        return name if isinstance(name, syntax.Ident) else syntax.Ident(_place(name), str(name))
+        return name if isinstance(name, syntax.Ident) else syntax.Ident(token_place(name), str(name))
 
     def keyword(self, children: list[Any]) -> tuple[syntax.Ident, syntax.Expr]:
         name, value = children
@@ -213,7 +166,7 @@ class _Builder(Transformer[Token, Any]):
         entries: list[tuple[str, syntax.TreeExpr]] = children[1:]
         keys = tuple(key for key, _ in entries)
         if len(set(keys)) != len(keys):
-            raise SyntaxProblem("a key is given twice", _place(children[0]))
+            raise SyntaxProblem("a key is given twice", token_place(children[0]))
         return self._tree(children[0], "dict", keys, [item for _, item in entries])
 
     def tree_list(self, children: list[Any]) -> syntax.TreeOf:
@@ -223,16 +176,16 @@ class _Builder(Transformer[Token, Any]):
         return unquote_string(children[0]), children[1]
 
     def _tree(self, opens: Token, kind: str, keys: tuple[str, ...], items: list[Any]) -> syntax.TreeOf:
-        at = _place(opens)
+        at = token_place(opens)
         return syntax.TreeOf(at, kind, keys, tuple(items), deeper(items, at))
 
     # -- types and ports
 
     def type(self, children: list[Any]) -> syntax.TypeExpr:
         name: Token = children[0]
-        at = _place(name)
+        at = token_place(name)
         dims = tuple(children[1:-1])
-        return syntax.TypeExpr(at.to(_place(children[-1])), syntax.Ident(at, str(name)), dims)
+        return syntax.TypeExpr(at.to(token_place(children[-1])), syntax.Ident(at, str(name)), dims)
 
     def port(self, children: list[Any]) -> syntax.Port:
         idents = [child for child in children if isinstance(child, syntax.Ident)]
@@ -269,10 +222,10 @@ class _Builder(Transformer[Token, Any]):
     # -- items of a plan
 
     def takes(self, children: list[Any]) -> tuple[str, syntax.Arrangement]:
-        return "takes", syntax.Arrangement(_place(children[0]), children[1])
+        return "takes", syntax.Arrangement(token_place(children[0]), children[1])
 
     def gives(self, children: list[Any]) -> tuple[str, syntax.Arrangement]:
-        return "gives", syntax.Arrangement(_place(children[0]), children[1])
+        return "gives", syntax.Arrangement(token_place(children[0]), children[1])
 
     def const(self, children: list[Any]) -> syntax.ConstDef:
         name, kind, data = children
@@ -293,8 +246,28 @@ class _Builder(Transformer[Token, Any]):
         (call,) = children
         return syntax.Assign(call.at, (), call)
 
+    def loop(self, children: list[Any]) -> syntax.Loop:
+        opens: Token = children[0]
+        targets = tuple(child for child in children if isinstance(child, syntax.Target))
+        source, *items = children[1 + len(targets) :]
+        for item in items:
+            if isinstance(item, syntax.Return):
+                raise SyntaxProblem("'return' in a loop", item.at, "a plan returns once, after its loops")
+            if not isinstance(item, syntax.Statement):
+                at = item[1].at if isinstance(item, tuple) else item.name.at
+                raise SyntaxProblem(
+                    "a loop holds statements only", at, "plans and constants come before loops"
+                )
+        at = token_place(opens).to(source.at)
+        depth = deeper([item for item in items if isinstance(item, syntax.Loop)], at)
+        return syntax.Loop(at, targets, source, tuple(items), depth)
+
+    def collect(self, children: list[Any]) -> syntax.Collect:
+        word, target, *value = children
+        return syntax.Collect(token_place(word).to(target.name.at), target, value[0] if value else None)
+
     def return_(self, children: list[Any]) -> syntax.Return:
-        return syntax.Return(_place(children[0]), tuple(children[1:]))
+        return syntax.Return(token_place(children[0]), tuple(children[1:]))
 
     def plan(self, children: list[Any]) -> syntax.PlanDef:
         name, inputs, results, ranges, *items = children
@@ -302,9 +275,8 @@ class _Builder(Transformer[Token, Any]):
         returned: syntax.Return | None = None
         for item in items:
             if returned is not None:
-                raise SyntaxProblem(
-                    f"plan {name.text!r} goes on after its return", returned.at, "return comes last"
-                )
+                at = _place_of(item)
+                raise SyntaxProblem(f"plan {name.text!r} goes on after its return", at, "return comes last")
             if isinstance(item, syntax.Return):
                 returned = item
             elif isinstance(item, tuple):
@@ -313,6 +285,7 @@ class _Builder(Transformer[Token, Any]):
                     raise SyntaxProblem(f"plan {name.text!r} has two '{word}'", tree.at)
                 trees[word] = tree
         plans = tuple(item for item in items if isinstance(item, syntax.PlanDef))
+        statements = tuple(item for item in items if isinstance(item, syntax.Statement))
         return syntax.PlanDef(
             _new(name),
             inputs,
@@ -320,12 +293,18 @@ class _Builder(Transformer[Token, Any]):
             ranges,
             plans,
             tuple(item for item in items if isinstance(item, syntax.ConstDef)),
-            tuple(item for item in items if isinstance(item, syntax.Assign)),
+            statements,
             trees.get("takes"),
             trees.get("gives"),
             returned,
-            deeper(plans, name.at),
+            deeper([*plans, *(s for s in statements if isinstance(s, syntax.Loop))], name.at),
         )
+
+
+def _place_of(item: Any) -> Place:
+    """Where an item of a plan is, a word and its tree among them."""
+    thing = item[1] if isinstance(item, tuple) else item
+    return thing.name.at if isinstance(thing, (syntax.PlanDef, syntax.ConstDef)) else thing.at
 
 
 def _new(name: syntax.Ident) -> syntax.Ident:
@@ -338,5 +317,5 @@ def _new(name: syntax.Ident) -> syntax.Ident:
 
 def _int(token: Token) -> int:
     if len(token) > MAX_DIGITS or int(token) >= MAX_INT:
-        raise SyntaxProblem("an integer of more than 64 bits", _place(token), "integers are below 2**64")
+        raise SyntaxProblem("an integer of more than 64 bits", token_place(token), "integers are below 2**64")
     return int(token)

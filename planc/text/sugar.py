@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from planc.ir import Attribute, Operand, Value
+from planc.ir.dims import show
 from planc.ops import all_ops, find
 from planc.ops.schema import OpDef
 from planc.text.syntax import Place, Problem
@@ -115,6 +116,12 @@ def matmul(emit: Emit, at: Place, left: Operand, right: Operand) -> Value:
     a, b = left.type, right.type
     product = _PRODUCTS.get((a.rank, b.rank))
     if product is not None:
+        if product == "aten.mm" and a.shape[1] != b.shape[0]:
+            hint = "the columns of the left and the rows of the right must be equal"
+            if a.shape[1] == b.shape[1]:
+                hint = "did you mean to turn the right one? a @ t(b)"
+            message = f"'@' of {a} and {b}: {show(a.shape[1])} columns meet {show(b.shape[0])} rows"
+            raise Problem(message, at, hint)
         return emit(product, (left, right), at)[0]
     if a.rank < 3 or b.rank != 2:
         raise Problem(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -176,6 +176,29 @@ class Assign:
 
 
 @dataclass(frozen=True, slots=True)
+class Collect:
+    """``collect name`` or ``collect name = value``, in a loop: a row of a result for every trip."""
+
+    at: Place
+    target: Target
+    value: Expr | None
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """``for targets in source { statements }``."""
+
+    at: Place
+    targets: tuple[Target, ...]
+    source: Call
+    statements: tuple[Statement, ...]
+    depth: int
+
+
+Statement = Assign | Collect | Loop
+
+
+@dataclass(frozen=True, slots=True)
 class Return:
     """``return a, b``."""
 
@@ -201,14 +224,14 @@ class PlanDef:
     ranges: tuple[Range, ...]
     plans: tuple[PlanDef, ...]
     consts: tuple[ConstDef, ...]
-    statements: tuple[Assign, ...]
+    statements: tuple[Statement, ...]
     takes: Arrangement | None
     gives: Arrangement | None
     returned: Return | None
     depth: int = field(default=0)
 
 
-def deeper(children: Iterable[Expr | TreeExpr | PlanDef], at: Place) -> int:
+def deeper(children: Iterable[Expr | TreeExpr | PlanDef | Loop], at: Place) -> int:
     """The depth of a construct over ``children``.
 
     Raises:
@@ -220,3 +243,55 @@ def deeper(children: Iterable[Expr | TreeExpr | PlanDef], at: Place) -> int:
             f"nested more than {MAX_DEPTH} deep", at, "give parts of the expression names of their own"
         )
     return depth
+
+
+def names_in(expr: Expr) -> Iterator[str]:
+    """The names in an expression, in the order of the text, without those of calls and keywords."""
+    if isinstance(expr, Name):
+        yield expr.text
+    elif isinstance(expr, Negative):
+        yield from names_in(expr.operand)
+    elif isinstance(expr, Chain):
+        yield from names_in(expr.first)
+        for _, operand in expr.rest:
+            yield from names_in(operand)
+    elif isinstance(expr, ListOf):
+        for item in expr.items:
+            yield from names_in(item)
+    elif isinstance(expr, Call):
+        for item in (*expr.arguments, *(value for _, value in expr.keywords)):
+            yield from names_in(item)
+
+
+def names_read(statements: Iterable[Statement]) -> Iterator[str]:
+    """Every name that statements read, as values or dims, with repeats."""
+    for statement in statements:
+        if isinstance(statement, Loop):
+            yield from _type_names(statement.targets)
+            yield from names_in(statement.source)
+            yield from names_read(statement.statements)
+        elif isinstance(statement, Assign):
+            yield from _type_names(statement.targets)
+            yield from names_in(statement.value)
+        else:
+            yield from _type_names((statement.target,))
+            yield from (statement.target.name.text,) if statement.value is None else names_in(statement.value)
+
+
+def names_assigned(statements: Iterable[Statement]) -> Iterator[str]:
+    """Every name that statements give a value, in loops among them too, with repeats."""
+    for statement in statements:
+        if isinstance(statement, Loop):
+            yield from names_assigned(statement.statements)
+            inner = (item for item in statement.statements if isinstance(item, Collect))
+            yield from (item.target.name.text for item in inner)
+        elif isinstance(statement, Assign):
+            for target in statement.targets:
+                if target.name.text != "_" or target.name.quoted:
+                    yield target.name.text
+
+
+def _type_names(targets: Iterable[Target]) -> Iterator[str]:
+    for target in targets:
+        for dim in target.type.dims if target.type is not None else ():
+            yield from names_in(dim)

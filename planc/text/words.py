@@ -17,7 +17,9 @@ LITERALS: dict[str, float | bool | None] = {
 }
 """Identifiers that stand for a value. Python's spellings are read too; ours are printed."""
 
-RESERVED = frozenset({*LITERALS, "plan", "const", "return", "takes", "gives", "where", "for", "in", "_"})
+RESERVED = frozenset(
+    {*LITERALS, "plan", "const", "return", "takes", "gives", "where", "for", "in", "collect", "_"}
+)
 """Identifiers that name nothing unless written in backticks."""
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -77,8 +79,8 @@ _NAMES = {
 }
 _EXPRESSION = {"NAME", "QUOTED", "DOTTED", "INT", "FLOAT", "STRING", "LSQB", "MINUS"}
 _TREE = {"NAME", "QUOTED", "INT", "FLOAT", "STRING", "LSQB", "LBRACE", "MINUS"}
-_STATEMENT = {"NAME", "QUOTED", "DOTTED", "PLAN", "CONST", "RETURN", "TAKES", "GIVES"}
-_OPERATORS = {
+_STATEMENT = {"NAME", "QUOTED", "DOTTED", "PLAN", "CONST", "RETURN", "TAKES", "GIVES", "FOR", "COLLECT"}
+OPERATORS = {
     "PLUS",
     "MINUS",
     "STAR",
@@ -108,7 +110,7 @@ def describe(expected: set[str]) -> str:
         words.append("a name, a value or a container")
     if {"PLUS", "MINUS"} <= rest:
         # What precedes is a whole expression; that it could be a callee or a keyword too is no help.
-        rest -= _OPERATORS | {"LPAR", "EQUAL"}
+        rest -= OPERATORS | {"LPAR", "EQUAL"}
         words.append("an operator")
     if rest >= _STATEMENT:
         rest -= _STATEMENT

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 
-from planc.cli.layout import layout
 from planc.errors import ParseError
 from planc.ir import Graph
+from planc.text import format as layout
 from planc.text import show
 from planc.text.parser import parse_syntax
 from tests.cli.conftest import Call

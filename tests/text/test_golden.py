@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from planc.capture import differentiate
 from planc.errors import SourceError
 from planc.text import parse, show
 from tests.text.exact import exact
@@ -30,7 +31,7 @@ def sources(folder: str) -> list[Path]:
 
 @pytest.mark.parametrize("path", sources("print"), ids=lambda path: path.stem)
 def test_prints(path: Path) -> None:
-    module = parse(path.read_text(encoding="utf-8"), path.name)
+    module = parse(path.read_text(encoding="utf-8"), path.name, differentiate)
     printed = show(module.main, module.constants)
     check(path.with_suffix(".txt"), printed)
     again = parse(printed)
@@ -41,7 +42,7 @@ def test_prints(path: Path) -> None:
 @pytest.mark.parametrize("path", sources("errors"), ids=lambda path: path.stem)
 def test_errors(path: Path) -> None:
     with pytest.raises(SourceError) as error:
-        parse(path.read_text(encoding="utf-8"), path.name)
+        parse(path.read_text(encoding="utf-8"), path.name, differentiate)
     check(path.with_suffix(".txt"), error.value.render() + "\n")
 
 

@@ -1,64 +1,33 @@
-"""The canonical layout of a ``.plan`` text (`planc fmt`): tokens stay, the space between them moves.
+"""The canonical layout of a text in the language (`planc fmt`): tokens stay, the space between them moves.
 
-So sugar stays sugar and no comment is lost. What the tokens mean is the affair of `planc.text`.
+So sugar stays sugar and no comment is lost. The text of a graph is the affair of `planc.text.printer`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from planc.errors import ParseError, Span
-from planc.text.parser import parse_syntax
+from planc.text.parser import located, parse_syntax
 from planc.text.syntax import Loop, Place, PlanDef, Problem, Statement
+from planc.text.tokens import CLOSES, OPENS, Token, scan
 
 WIDTH = 100
 """Headers longer than this are broken, one port a line, as `planc.text.show` breaks them."""
 
-_TOKEN = re.compile(
-    r"""(?P<space>[ \t\r\n]+) | (?P<comment>\#[^\n]*)
-      | (?P<quoted>`(?:[^`\\]|\\.)*`) | (?P<string>"(?:[^"\\]|\\.)*")
-      | (?P<number>[0-9]+\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+|[0-9]+)
-      | (?P<digest>sha256:[0-9a-f]{64}) | (?P<name>[A-Za-z_][A-Za-z0-9_.]*)
-      | (?P<sign>->|\.\.|\*\*|//|==|!=|<=|>=|[-+*/%@<>=:,(){}\[\]])""",
-    re.VERBOSE,
-)
-_OPENS, _CLOSES = {"(", "[", "{"}, {")", "]", "}"}
 _AS_WRITTEN = {"*", "/", "//", "%", "**"}  # dims are written b*6, values mostly a * b
-_WORDS = {"plan", "const", "return", "takes", "gives", "where", "for", "in"}
+_WORDS = {"plan", "const", "return", "takes", "gives", "where", "for", "in", "collect"}
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
-    """One token or comment: line ends before it, whether space is around it, whether an item starts here."""
-
-    kind: str
-    text: str
-    at: tuple[int, int]
-    breaks: int
-    loose: bool
-    starts: bool = False
-
-    @property
-    def is_comment(self) -> bool:
-        return self.kind == "comment"
-
-    @property
-    def is_word(self) -> bool:
-        return self.kind == "name" and self.text in _WORDS
-
-    @property
-    def opens_block(self) -> bool:
-        """Whether it begins a header, which a body in braces follows."""
-        return self.starts and self.text in ("plan", "for")
-
-
-def layout(text: str, file: str) -> str:
+def format(text: str, file: str = "<text>") -> str:
     """``text`` in canonical layout. Doing it twice changes nothing; a printed plan is left as it is.
 
     One item a line, two spaces a level, one space between words, at most one empty line between items. Line
     breaks within a statement stay; a header is one line, or one port a line where that would be long.
+
+    Args:
+        text: the source, of any number of plans; their ops and types are not checked.
+        file: its name in errors.
 
     Raises:
         ParseError: the text is not in the language.
@@ -66,29 +35,10 @@ def layout(text: str, file: str) -> str:
     try:
         plans = parse_syntax(text)
     except Problem as problem:
-        span = Span(file, problem.place.line, problem.place.column, problem.place.end_column)
-        raise ParseError(problem.message, span, text, problem.hint) from None
-    tokens = _marked(_tokens(text), {(p.line, p.column) for plan in plans for p in _starts(plan)})
+        raise located(problem, text, file) from None
+    tokens = _marked(scan(text), {(p.line, p.column) for plan in plans for p in _starts(plan)})
     lines = list(_items(tokens))
     return "\n".join(lines) + "\n" if lines else ""
-
-
-def _tokens(text: str) -> list[Token]:
-    found: list[Token] = []
-    line, line_start, breaks, space = 1, 0, 0, True
-    for match in _TOKEN.finditer(text):
-        kind = match.lastgroup or ""
-        if kind == "space":
-            ends = match[0].count("\n")
-            breaks, space, line = breaks + ends, True, line + ends
-            line_start = match.start() + match[0].rfind("\n") + 1 if ends else line_start
-            if found:
-                found[-1] = replace(found[-1], loose=True)
-            continue
-        at = (line, match.start() - line_start + 1)
-        found.append(Token(kind, match[0].rstrip() if kind == "comment" else match[0], at, breaks, space))
-        breaks, space = 0, False
-    return found
 
 
 def _starts(plan: PlanDef) -> Iterator[Place]:
@@ -137,20 +87,20 @@ def _items(tokens: Sequence[Token]) -> Iterator[str]:
             lines[-1] += f"  {tokens[i].text}"
             i += 1
         yield from lines
-        opened = first.opens_block
-        depth += first.opens_block
+        opened = _opens_block(first)
+        depth += _opens_block(first)
 
 
 def _end(tokens: Sequence[Token], start: int) -> int:
     """Where the item that begins at ``start`` ends: a header after its brace, all others before the next."""
-    opens, depth, end = tokens[start].opens_block, 0, start + 1
+    opens, depth, end = _opens_block(tokens[start]), 0, start + 1
     while end < len(tokens):
         token = tokens[end]
         if opens and depth == 0 and token.text == "{":
             return end + 1
         if depth == 0 and (token.starts or token.text == "}"):
             break
-        depth += (token.text in _OPENS) - (token.text in _CLOSES)
+        depth += (token.text in OPENS) - (token.text in CLOSES)
         end += 1
     # Comments between this item and the next belong to neither; `_items` places them.
     while tokens[end - 1].is_comment:
@@ -164,7 +114,7 @@ def _header(tokens: Sequence[Token], indent: str) -> list[str]:
     inputs_end = _matching(tokens, 2)
     inputs = _ports(tokens[3:inputs_end])
     rest = tokens[inputs_end + 1 :]
-    where_at = next((i for i, t in enumerate(rest) if t.is_word and t.text == "where"), len(rest) - 1)
+    where_at = next((i for i, t in enumerate(rest) if _is_word(t) and t.text == "where"), len(rest) - 1)
     results, where = rest[:where_at], rest[where_at:]
     listed = len(results) > 1 and results[1].text == "("
     outputs = _ports(results[2:-1]) if listed else [_join(results[1:])]
@@ -180,10 +130,19 @@ def _header(tokens: Sequence[Token], indent: str) -> list[str]:
     return [*broken, f"{indent}) -> (", *(f"{indent}    {port}," for port in outputs), f"{indent}) {tail}"]
 
 
+def _is_word(token: Token) -> bool:
+    return token.kind == "name" and token.text in _WORDS
+
+
+def _opens_block(token: Token) -> bool:
+    """Whether it begins a header, which a body in braces follows."""
+    return token.starts and token.text in ("plan", "for")
+
+
 def _matching(tokens: Sequence[Token], opening: int) -> int:
     depth = 0
     for i in range(opening, len(tokens)):
-        depth += (tokens[i].text in _OPENS) - (tokens[i].text in _CLOSES)
+        depth += (tokens[i].text in OPENS) - (tokens[i].text in CLOSES)
         if depth == 0:
             return i
     raise AssertionError("brackets match in what the parser has read")
@@ -194,7 +153,7 @@ def _ports(tokens: Sequence[Token]) -> list[str]:
     groups: list[list[Token]] = [[]]
     depth = 0
     for token in tokens:
-        depth += (token.text in _OPENS) - (token.text in _CLOSES)
+        depth += (token.text in OPENS) - (token.text in CLOSES)
         if token.text == "," and depth == 0:
             groups.append([])
         else:
@@ -213,14 +172,14 @@ def _statement(tokens: Sequence[Token], indent: str) -> list[str]:
     opened: list[int] = []  # for each bracket that is open, the level of its line
     for i in range(1, len(tokens)):
         token = tokens[i]
-        closes = opened.pop() if token.text in _CLOSES and opened else None
+        closes = opened.pop() if token.text in CLOSES and opened else None
         if token.breaks:
             level = closes if closes is not None else opened[-1] + 1 if opened else 1
             lines.append(indent + "    " * level + token.text)
         else:
             gap = "  " if token.is_comment else " " if _spaced(tokens, i, len(opened)) else ""
             lines[-1] += gap + token.text
-        if token.text in _OPENS:
+        if token.text in OPENS:
             opened.append(level)
     return lines
 
@@ -228,24 +187,21 @@ def _statement(tokens: Sequence[Token], indent: str) -> list[str]:
 def _spaced(tokens: Sequence[Token], i: int, depth: int) -> bool:
     """Whether there is a space between token ``i - 1`` and token ``i``, within ``depth`` brackets."""
     before, token = tokens[i - 1], tokens[i]
-    if ".." in (before.text, token.text) or token.text in {",", ":", *_CLOSES}:
+    if ".." in (before.text, token.text) or token.text in {",", ":", *CLOSES}:
         return False
-    if before.text in _OPENS or (i > 1 and _is_sign(tokens, i - 1)):
+    if before.text in OPENS or (i > 1 and _is_sign(tokens, i - 1)):
         return False
     if "=" in (before.text, token.text) and depth:
         return False
     if token.text in _AS_WRITTEN or before.text in _AS_WRITTEN:
         return before.loose if before.text in _AS_WRITTEN else token.loose
     if token.text in ("(", "["):
-        return before.kind not in ("name", "quoted") or before.is_word
+        return before.kind not in ("name", "quoted") or before.text in ("return", "takes", "gives")
     return True
 
 
 def _is_sign(tokens: Sequence[Token], i: int) -> bool:
     """Whether the token is a minus before an operand, not between two."""
     before = tokens[i - 1]
-    operand = before.kind in ("name", "quoted", "number", "string") and not before.is_word
+    operand = before.kind in ("name", "quoted", "number", "string") and not _is_word(before)
     return tokens[i].text == "-" and not operand and before.text not in (")", "]")
-
-
-__all__ = ["WIDTH", "layout"]
