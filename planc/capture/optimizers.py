@@ -1,4 +1,4 @@
-"""torch.optim optimizers as optimizer ops: one entry a class. Updates are ops of the table, not traced code."""
+"""torch.optim optimizers as optimizer ops: one entry a class. Updates are ops, not traced code."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from torch import optim
 
 from planc.errors import CaptureError
 from planc.ir import Attribute
+
+States = Sequence[Mapping[str, Any]]
+"""What the optimizer holds for each parameter of a group so far."""
 
 
 @dataclass(frozen=True)
@@ -35,18 +38,31 @@ def _count(parameter: torch.Tensor) -> torch.Tensor:
     return torch.zeros((), dtype=torch.float32)
 
 
-def _sgd(group: Mapping[str, Any]) -> Update:
+def _count_one(parameter: torch.Tensor) -> torch.Tensor:
+    return torch.ones((), dtype=torch.float32)
+
+
+def _sgd(group: Mapping[str, Any], states: States) -> Update:
     names = ("momentum", "dampening", "weight_decay", "nesterov", "maximize")
     attrs = {name: group[name] for name in names}
     counted = group["momentum"] != 0 and group["dampening"] != 0  # the first step is undamped
-    slots = [("momentum_buffer", _zeros) if group["momentum"] else None, ("step", _count) if counted else None]
+    # torch counts no steps: a momentum buffer tells that there was one
+    started = any(state.get("momentum_buffer") is not None for state in states)
+    slots = [
+        ("momentum_buffer", _zeros) if group["momentum"] else None,
+        ("step", _count_one if started else _count) if counted else None,
+    ]
     return Update("opt.sgd", float(group["lr"]), attrs, slots)
 
 
-def _adam(group: Mapping[str, Any], decoupled: bool = False) -> Update:
+def _adam(group: Mapping[str, Any], _states: States, decoupled: bool = False) -> Update:
     beta1, beta2 = (float(beta) for beta in group["betas"])
     attrs = {name: group[name] for name in ("eps", "weight_decay", "amsgrad", "maximize")}
-    attrs |= {"beta1": beta1, "beta2": beta2, "decoupled": decoupled or group.get("decoupled_weight_decay", False)}
+    attrs |= {
+        "beta1": beta1,
+        "beta2": beta2,
+        "decoupled": decoupled or group.get("decoupled_weight_decay", False),
+    }
     slots = [
         ("exp_avg", _zeros),
         ("exp_avg_sq", _zeros),
@@ -56,10 +72,32 @@ def _adam(group: Mapping[str, Any], decoupled: bool = False) -> Update:
     return Update("opt.adam", float(group["lr"]), attrs, slots)
 
 
-_UPDATES: dict[type, Callable[[Mapping[str, Any]], Update]] = {
+def _rmsprop(group: Mapping[str, Any], _states: States) -> Update:
+    names = ("alpha", "eps", "weight_decay", "momentum", "centered", "maximize")
+    slots = [
+        ("square_avg", _zeros),
+        ("momentum_buffer", _zeros) if group["momentum"] else None,
+        ("grad_avg", _zeros) if group["centered"] else None,
+    ]
+    return Update("opt.rmsprop", float(group["lr"]), {name: group[name] for name in names}, slots)
+
+
+def _adagrad(group: Mapping[str, Any], _states: States) -> Update:
+    names = ("lr_decay", "eps", "weight_decay", "maximize")
+    first = float(group["initial_accumulator_value"])
+    slots = [
+        ("sum", lambda parameter: torch.full_like(parameter, first, requires_grad=False)),
+        ("step", _count),
+    ]
+    return Update("opt.adagrad", float(group["lr"]), {name: group[name] for name in names}, slots)
+
+
+_UPDATES: dict[type, Callable[[Mapping[str, Any], States], Update]] = {
     optim.SGD: _sgd,
     optim.Adam: _adam,
-    optim.AdamW: lambda group: _adam(group, decoupled=True),
+    optim.RMSprop: _rmsprop,
+    optim.Adagrad: _adagrad,
+    optim.AdamW: lambda group, states: _adam(group, states, decoupled=True),
 }
 
 
@@ -73,4 +111,4 @@ def update_of(optimizer: optim.Optimizer, group: Mapping[str, Any]) -> Update:
     if make is None:
         known = ", ".join(sorted(cls.__name__ for cls in _UPDATES))
         raise CaptureError(f"{type(optimizer).__name__} has no update op yet; plans can use {known}")
-    return make(group)
+    return make(group, [optimizer.state.get(p, {}) for p in group["params"]])

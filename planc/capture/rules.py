@@ -31,7 +31,7 @@ def _rule(*targets: str, draws: bool = False) -> Any:
     return register
 
 
-# -- copies: in a functional IR a copy is the value itself ---------------------------------------------------------
+# -- copies: in a functional IR a copy is the value itself ---------------------------------------------------
 
 
 @_rule(
@@ -65,13 +65,17 @@ def _cast(importer: Importer, value: Value, dtype: DType) -> Value:
     return value if value.type.dtype is dtype else importer.emit("aten.to", value, dtype=dtype)
 
 
-@_rule("aten._assert_tensor_metadata.default", "aten._assert_scalar.default", "aten.sym_constrain_range.default",
-       "aten.sym_constrain_range_for_size.default")
+@_rule(
+    "aten._assert_tensor_metadata.default",
+    "aten._assert_scalar.default",
+    "aten.sym_constrain_range.default",
+    "aten.sym_constrain_range_for_size.default",
+)
 def _nothing(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
     return None
 
 
-# -- constant tensors -----------------------------------------------------------------------------------------------
+# -- constant tensors ----------------------------------------------------------------------------------------
 
 
 def _filled(value: Any) -> Rule:
@@ -107,6 +111,7 @@ for _name, _value in {
     "empty_strided": 0,
 }.items():
     RULES[f"aten.{_name}.default"] = _filled(_value)
+RULES["aten.zero.default"] = _filled(0)
 RULES["aten.empty.memory_format"] = _filled(0)
 RULES["aten.empty_permuted.default"] = _filled(0)
 
@@ -114,7 +119,9 @@ RULES["aten.empty_permuted.default"] = _filled(0)
 @_rule("aten.scalar_tensor.default")
 def _scalar_tensor(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
     t = importer.type_of(n)
-    return importer.emit("aten.full", size=(), fill_value=_number(importer.entry(args["s"]), t.dtype), dtype=t.dtype)
+    return importer.emit(
+        "aten.full", size=(), fill_value=_number(importer.entry(args["s"]), t.dtype), dtype=t.dtype
+    )
 
 
 @_rule("aten.fill.Scalar")
@@ -122,6 +129,13 @@ def _fill(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
     t = importer.type_of(n)
     value = _number(importer.entry(args["value"]), t.dtype)
     return importer.emit("aten.full", size=t.shape, fill_value=value, dtype=t.dtype)
+
+
+@_rule("aten.fill.Tensor")
+def _fill_tensor(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
+    t = importer.type_of(n)
+    value = _cast(importer, importer.entry(args["value"]), t.dtype)
+    return value if value.type == t else importer.emit("aten.expand", value, size=t.shape)
 
 
 @_rule("aten.arange.default", "aten.arange.start", "aten.arange.start_step")
@@ -135,12 +149,18 @@ def _arange(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
     )
 
 
+@_rule("aten.linspace.default")
+def _linspace(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
+    start, end, steps = (importer.dim(args[name]) for name in ("start", "end", "steps"))
+    return importer.emit("aten.linspace", start=start, end=end, steps=steps, dtype=importer.type_of(n).dtype)
+
+
 @_rule("aten.eye.default")
 def _eye(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
     return importer.emit("aten.eye", n=importer.dim(args["n"]), dtype=importer.type_of(n).dtype)
 
 
-# -- shapes ---------------------------------------------------------------------------------------------------------
+# -- shapes --------------------------------------------------------------------------------------------------
 
 
 @_rule("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default")
@@ -169,6 +189,26 @@ def _squeeze_one(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
     return importer.emit("aten.squeeze", importer.entry(args["self"]), dim=(args["dim"],))
 
 
+@_rule("aten.scatter.value")
+def _scatter_value(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
+    value, index, number = (importer.entry(args[name]) for name in ("self", "index", "value"))
+    return importer.emit("aten.scatter", value, index, _number(number, value.type.dtype), dim=args["dim"])
+
+
+@_rule("aten.norm.ScalarOpt_dim", "aten.norm.Scalar", "aten.norm.ScalarOpt_dim_dtype")
+def _norm(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
+    order = importer.entry(args["p"])
+    dtype = args.get("dtype")
+    return importer.emit(
+        "aten.vector_norm",
+        importer.entry(args["self"]),
+        ord=2 if order is None else order,
+        dim=importer.entry(args.get("dim")),
+        keepdim=args.get("keepdim", False),
+        dtype=None if dtype is None else importer.dtype(dtype),
+    )
+
+
 @_rule("aten.prod.default")
 def _prod_all(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
     value: Value = importer.entry(args["self"])
@@ -190,7 +230,7 @@ def _sort_stable(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
     )
 
 
-# -- random draws: each takes a key of its own ----------------------------------------------------------------------
+# -- random draws: each takes a key of its own ---------------------------------------------------------------
 
 
 @_rule("aten.native_dropout.default", draws=True)
@@ -214,19 +254,28 @@ def _bernoulli(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
     return importer.emit("random.bernoulli", importer.next_key(), importer.entry(args["self"]))
 
 
-@_rule("aten.rand.default", "aten.rand_like.default", "aten.randn.default", "aten.randn_like.default", draws=True)
+@_rule(
+    "aten.rand.default", "aten.rand_like.default", "aten.randn.default", "aten.randn_like.default", draws=True
+)
 def _rand(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
     t = importer.type_of(n)
     name = "random.randn" if "randn" in str(n.target) else "random.rand"
     return importer.emit(name, importer.next_key(), size=t.shape, dtype=t.dtype)
 
 
-@_rule("aten.randint.default", "aten.randint.low", "aten.randint_like.default", "aten.randint_like.low_dtype",
-       draws=True)
+@_rule(
+    "aten.randint.default",
+    "aten.randint.low",
+    "aten.randint_like.default",
+    "aten.randint_like.low_dtype",
+    draws=True,
+)
 def _randint(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
     t = importer.type_of(n)
     low, high = importer.dim(args.get("low", 0)), importer.dim(args["high"])
-    return importer.emit("random.randint", importer.next_key(), low=low, high=high, size=t.shape, dtype=t.dtype)
+    return importer.emit(
+        "random.randint", importer.next_key(), low=low, high=high, size=t.shape, dtype=t.dtype
+    )
 
 
 @_rule("aten.randperm.default", draws=True)
@@ -236,3 +285,48 @@ def _randperm(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
         raise importer.fail(n, f"of dtype {t.dtype} is not supported; i64 is")
     count: Dim = importer.dim(args["n"])
     return importer.emit("random.randperm", importer.next_key(), n=count)
+
+
+# -- draws of other distributions, made of the ones that the op table has ------------------------------------
+
+
+def _drawn(importer: Importer, op: str, t: TensorType, scale: float, shift: float) -> Value:
+    """Numbers of ``random.rand`` or ``random.randn``, scaled and then shifted."""
+    drawn = importer.emit(op, importer.next_key(), size=t.shape, dtype=t.dtype)
+    return importer.emit("aten.add", importer.emit("aten.mul", drawn, float(scale)), float(shift))
+
+
+@_rule("aten.uniform.default", draws=True)
+def _uniform(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
+    low, high = args["from"], args["to"]
+    return _drawn(importer, "random.rand", importer.type_of(n), high - low, low)
+
+
+@_rule("aten.normal_functional.default", draws=True)
+def _normal(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
+    return _drawn(importer, "random.randn", importer.type_of(n), args["std"], args["mean"])
+
+
+@_rule("aten.exponential.default", draws=True)
+def _exponential(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
+    """-log(1 - u) / lambd for u uniform on [0, 1); never 0, whose logarithm people take (gumbel_softmax)."""
+    t = importer.type_of(n)
+    below_one = _drawn(importer, "random.rand", t, -1.0, 0.0)
+    scaled = importer.emit("aten.mul", importer.emit("aten.log1p", below_one), -1.0 / float(args["lambd"]))
+    return importer.emit("aten.clamp_min", scaled, torch.finfo(t.dtype.torch).tiny)
+
+
+@_rule("aten.rrelu_with_noise_functional.default", draws=True)
+def _rrelu(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
+    value: Value = importer.entry(args["self"])
+    low, high = float(args["lower"]), float(args["upper"])
+    if not args["training"]:
+        raise importer.fail(n, "outside training is leaky_relu; call eval() on the module before capture")
+    slopes = _drawn(importer, "random.rand", value.type, high - low, low)
+    noise = importer.emit("aten.where", importer.emit("aten.le", value, 0), slopes, 1.0)
+    return importer.emit("aten.mul", value, noise), noise
+
+
+@_rule("aten.rrelu_with_noise_backward.default")
+def _rrelu_backward(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
+    return importer.emit("aten.mul", importer.entry(args["grad_output"]), importer.entry(args["noise"]))

@@ -9,7 +9,8 @@ import torch
 
 from planc.errors import TypeCheckError
 from planc.ir import DType, Shape, TensorType
-from planc.ops.rules import broadcast, promote, want_equal, want_rank, want_shape
+from planc.ops.guards import check_classes
+from planc.ops.rules import broadcast, want_floating, want_rank, want_shape
 from planc.ops.schema import Float, Int, OptTensor, Tensor
 from planc.ops.table import op
 
@@ -30,6 +31,7 @@ def _target(target: TensorType, shape: Shape) -> None:
 
 def _class_shape(self: TensorType, target: TensorType, weight: TensorType | None) -> Shape:
     want_rank("the input", self, 1, 2)
+    want_floating("input and weight", self, weight)
     shape = self.shape[:1] if self.rank == 2 else ()
     _target(target, shape)
     if weight is not None:
@@ -70,7 +72,9 @@ def _nll_loss_backward(
     reduction: int = 1,
     ignore_index: int = -100,
 ) -> torch.Tensor:
-    return aten.nll_loss_backward.default(grad_output, self, target, weight, reduction, ignore_index, total_weight)
+    return aten.nll_loss_backward.default(
+        grad_output, self, target, weight, reduction, ignore_index, total_weight
+    )
 
 
 @op("aten.nll_loss_backward", _nll_loss_backward)
@@ -86,11 +90,14 @@ def nll_loss_backward(
 ) -> TensorType:
     shape = _class_shape(self, target, weight)
     want_shape("grad_output", grad_output, _reduced(shape, reduction))
+    want_shape("total_weight", total_weight, ())
+    want_floating("gradient, input and total weight", grad_output, self, total_weight)
     return self
 
 
 def _class_map_shape(self: TensorType, target: TensorType, weight: TensorType | None) -> Shape:
     want_rank("the input", self, 4)
+    want_floating("input and weight", self, weight)
     shape = (self.shape[0], *self.shape[2:])
     _target(target, shape)
     if weight is not None:
@@ -116,7 +123,10 @@ def _nll_loss2d_backward(
     reduction: int = 1,
     ignore_index: int = -100,
 ) -> torch.Tensor:
-    return aten.nll_loss2d_backward.default(grad_output, self, target, weight, reduction, ignore_index, total_weight)
+    check_classes(target, self.shape[1], ignore_index)
+    return aten.nll_loss2d_backward.default(
+        grad_output, self, target, weight, reduction, ignore_index, total_weight
+    )
 
 
 @op("aten.nll_loss2d_backward", _nll_loss2d_backward)
@@ -132,15 +142,24 @@ def nll_loss2d_backward(
 ) -> TensorType:
     shape = _class_map_shape(self, target, weight)
     want_shape("grad_output", grad_output, _reduced(shape, reduction))
+    want_shape("total_weight", total_weight, ())
+    want_floating("gradient, input and total weight", grad_output, self, total_weight)
     return self
 
 
 def _pointwise(self: TensorType, target: TensorType, reduction: int) -> TensorType:
-    return TensorType(promote(self, target), _reduced(broadcast(self.shape, target.shape), reduction))
+    want_floating("input and target", self, target)
+    want_shape("target", target, self.shape)  # F.*_loss expands it before; broadcasting here is a slip
+    return TensorType(self.dtype, _reduced(self.shape, reduction))
 
 
-def _pointwise_gradient(grad_output: TensorType, self: TensorType, target: TensorType) -> TensorType:
-    return TensorType(promote(grad_output, self, target), broadcast(self.shape, target.shape))
+def _pointwise_gradient(
+    grad_output: TensorType, self: TensorType, target: TensorType, reduction: int
+) -> TensorType:
+    want_floating("gradient, input and target", grad_output, self, target)
+    want_shape("target", target, self.shape)
+    want_shape("grad_output", grad_output, _reduced(self.shape, reduction))
+    return self
 
 
 @op("aten.mse_loss", aten.mse_loss.default)
@@ -150,11 +169,13 @@ def mse_loss(self: Tensor, target: Tensor, *, reduction: Int = 1) -> TensorType:
 
 @op("aten.mse_loss_backward", aten.mse_loss_backward.default)
 def mse_loss_backward(grad_output: Tensor, self: Tensor, target: Tensor, *, reduction: Int) -> TensorType:
-    return _pointwise_gradient(grad_output, self, target)
+    return _pointwise_gradient(grad_output, self, target, reduction)
 
 
 @op("aten.smooth_l1_loss", aten.smooth_l1_loss.default)
 def smooth_l1_loss(self: Tensor, target: Tensor, *, reduction: Int = 1, beta: Float = 1.0) -> TensorType:
+    if not beta >= 0:
+        raise TypeCheckError(f"beta must be at least 0, got {beta}")
     return _pointwise(self, target, reduction)
 
 
@@ -162,11 +183,15 @@ def smooth_l1_loss(self: Tensor, target: Tensor, *, reduction: Int = 1, beta: Fl
 def smooth_l1_loss_backward(
     grad_output: Tensor, self: Tensor, target: Tensor, *, reduction: Int, beta: Float
 ) -> TensorType:
-    return _pointwise_gradient(grad_output, self, target)
+    if not beta >= 0:
+        raise TypeCheckError(f"beta must be at least 0, got {beta}")
+    return _pointwise_gradient(grad_output, self, target, reduction)
 
 
 @op("aten.huber_loss", aten.huber_loss.default)
 def huber_loss(self: Tensor, target: Tensor, *, reduction: Int = 1, delta: Float = 1.0) -> TensorType:
+    if not delta > 0:
+        raise TypeCheckError(f"delta must be more than 0, got {delta}")
     return _pointwise(self, target, reduction)
 
 
@@ -174,20 +199,48 @@ def huber_loss(self: Tensor, target: Tensor, *, reduction: Int = 1, delta: Float
 def huber_loss_backward(
     grad_output: Tensor, self: Tensor, target: Tensor, *, reduction: Int, delta: Float
 ) -> TensorType:
-    return _pointwise_gradient(grad_output, self, target)
+    if not delta > 0:
+        raise TypeCheckError(f"delta must be more than 0, got {delta}")
+    return _pointwise_gradient(grad_output, self, target, reduction)
 
 
-def _weighted(self: TensorType, target: TensorType, weight: TensorType | None) -> None:
-    want_shape("target", target, self.shape)
-    if weight is not None:
-        want_equal("ranks of input and weight", self.rank, len(broadcast(self.shape, weight.shape)))
+@op("aten.soft_margin_loss", aten.soft_margin_loss.default)
+def soft_margin_loss(self: Tensor, target: Tensor, *, reduction: Int = 1) -> TensorType:
+    return _pointwise(self, target, reduction)
+
+
+@op("aten.soft_margin_loss_backward", aten.soft_margin_loss_backward.default)
+def soft_margin_loss_backward(
+    grad_output: Tensor, self: Tensor, target: Tensor, *, reduction: Int
+) -> TensorType:
+    return _pointwise_gradient(grad_output, self, target, reduction)
+
+
+@op("aten.binary_cross_entropy_with_logits", aten.binary_cross_entropy_with_logits.default)
+def binary_cross_entropy_with_logits(
+    self: Tensor,
+    target: Tensor,
+    weight: OptTensor = None,
+    pos_weight: OptTensor = None,
+    *,
+    reduction: Int = 1,
+) -> TensorType:
+    _weighted(self, weight)
+    _weighted(self, pos_weight)
+    return _pointwise(self, target, reduction)
+
+
+def _weighted(self: TensorType, weight: TensorType | None) -> None:
+    want_floating("input and weight", self, weight)
+    if weight is not None and broadcast(self.shape, weight.shape) != self.shape:
+        raise TypeCheckError(f"weight must broadcast to {self}, got {weight}")
 
 
 @op("aten.binary_cross_entropy", aten.binary_cross_entropy.default)
 def binary_cross_entropy(
     self: Tensor, target: Tensor, weight: OptTensor = None, *, reduction: Int = 1
 ) -> TensorType:
-    _weighted(self, target, weight)
+    _weighted(self, weight)
     return _pointwise(self, target, reduction)
 
 
@@ -195,7 +248,5 @@ def binary_cross_entropy(
 def binary_cross_entropy_backward(
     grad_output: Tensor, self: Tensor, target: Tensor, weight: OptTensor = None, *, reduction: Int = 1
 ) -> TensorType:
-    _weighted(self, target, weight)
-    return _pointwise_gradient(grad_output, self, target)
-
-
+    _weighted(self, weight)
+    return _pointwise_gradient(grad_output, self, target, reduction)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from planc.errors import TypeCheckError
-from planc.ir import Dim, DType, TensorType
+from planc.ir import Dim, DimExpr, DType, Scalar, TensorType
 from planc.ops.schema import Bool, Float, Number, Tensors, Trait
 from planc.ops.table import op
 
@@ -33,10 +33,26 @@ def _show(types: tuple[TensorType, ...]) -> str:
     return f"[{', '.join(str(t) for t in types)}]"
 
 
-def _optional(have: bool, flag: str, **lists: tuple[TensorType, ...]) -> None:
+def _given_where(
+    have: bool, flag: str, params: tuple[TensorType, ...], **lists: tuple[TensorType, ...]
+) -> None:
+    """Check state that only one setting of the optimizer has."""
     for name, got in lists.items():
-        if bool(got) != have:
-            raise TypeCheckError(f"{name} must be {'given' if have else 'empty'} where {flag}, got {_show(got)}")
+        if have:
+            _same_types(params=params, **{name: got})
+        elif got:
+            raise TypeCheckError(f"{name} must be empty unless {flag}, got {_show(got)}")
+
+
+def _want_fractions(**numbers: float) -> None:
+    for name, value in numbers.items():
+        if not 0.0 <= value < 1.0:
+            raise TypeCheckError(f"{name} must be at least 0 and below 1, got {value}")
+
+
+def _want_rate(lr: TensorType | Scalar | DimExpr) -> None:
+    if isinstance(lr, TensorType) and (lr.shape or not lr.dtype.is_floating):
+        raise TypeCheckError(f"lr must be a number or a floating-point tensor without dims, got {lr}")
 
 
 def _want_steps(steps: tuple[TensorType, ...], count: int) -> None:
@@ -107,9 +123,8 @@ def sgd(
     """
     _same_types(params=params, grads=grads)
     _want_steps(steps, len(params) if momentum and dampening else 0)
-    _optional(bool(momentum), "momentum is not 0" if momentum else "momentum is 0", momenta=momenta)
-    if momentum:
-        _same_types(params=params, momenta=momenta)
+    _given_where(momentum != 0, "momentum is not 0", params, momenta=momenta)
+    _want_rate(lr)
     return (*params, *momenta, *steps)
 
 
@@ -181,8 +196,121 @@ def adam(
     step is an ``f32[]`` that counts the updates of its parameter.
     """
     _same_types(params=params, grads=grads, exp_avgs=exp_avgs, exp_avg_sqs=exp_avg_sqs)
-    _optional(amsgrad, "amsgrad" if amsgrad else "amsgrad is off", max_exp_avg_sqs=max_exp_avg_sqs)
-    if amsgrad:
-        _same_types(params=params, max_exp_avg_sqs=max_exp_avg_sqs)
+    _want_fractions(beta1=beta1, beta2=beta2)
+    _given_where(amsgrad, "amsgrad", params, max_exp_avg_sqs=max_exp_avg_sqs)
     _want_steps(steps, len(params))
+    _want_rate(lr)
     return (*params, *exp_avgs, *exp_avg_sqs, *max_exp_avg_sqs, *steps)
+
+
+def _rmsprop(
+    params: List,
+    grads: List,
+    square_avgs: List,
+    momenta: List,
+    grad_avgs: List,
+    lr: Any,
+    alpha: float = 0.99,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    momentum: float = 0.0,
+    centered: bool = False,
+    maximize: bool = False,
+) -> tuple[torch.Tensor, ...]:
+    rate = _scalar(lr)
+    out: tuple[list[torch.Tensor], ...] = ([], [], [], [])
+    for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+        grad = grad.neg() if maximize else grad
+        if weight_decay:
+            grad = grad.add(param, alpha=weight_decay)
+        square_avg = square_avgs[i].mul(alpha).addcmul_(grad, grad, value=1 - alpha)
+        out[1].append(square_avg)
+        if centered:
+            grad_avg = grad_avgs[i].lerp(grad, 1 - alpha)
+            out[3].append(grad_avg)
+            deviation = square_avg.addcmul(grad_avg, grad_avg, value=-1).sqrt_().add_(eps)
+        else:
+            deviation = square_avg.sqrt().add_(eps)
+        if momentum:
+            buffer = momenta[i].mul(momentum).addcdiv_(grad, deviation)
+            out[2].append(buffer)
+            out[0].append(param.add(buffer, alpha=-rate))
+        else:
+            out[0].append(param.addcdiv(grad, deviation, value=-rate))
+    return tuple(t for group in out for t in group)
+
+
+@op("opt.rmsprop", _rmsprop, _O, flops=_per_element(9))
+def rmsprop(
+    params: Tensors,
+    grads: Tensors,
+    square_avgs: Tensors,
+    momenta: Tensors,
+    grad_avgs: Tensors,
+    lr: Number,
+    *,
+    alpha: Float = 0.99,
+    eps: Float = 1e-8,
+    weight_decay: Float = 0.0,
+    momentum: Float = 0.0,
+    centered: Bool = False,
+    maximize: Bool = False,
+) -> tuple[TensorType, ...]:
+    """torch.optim.RMSprop: results are the new params, square_avgs, momenta and grad_avgs.
+
+    Momenta are empty without ``momentum``, grad_avgs without ``centered``.
+    """
+    _same_types(params=params, grads=grads, square_avgs=square_avgs)
+    _given_where(momentum != 0, "momentum is not 0", params, momenta=momenta)
+    _given_where(centered, "centered", params, grad_avgs=grad_avgs)
+    _want_rate(lr)
+    return (*params, *square_avgs, *momenta, *grad_avgs)
+
+
+def _adagrad(
+    params: List,
+    grads: List,
+    sums: List,
+    steps: List,
+    lr: Any,
+    lr_decay: float = 0.0,
+    eps: float = 1e-10,
+    weight_decay: float = 0.0,
+    maximize: bool = False,
+) -> tuple[torch.Tensor, ...]:
+    rate = _scalar(lr)
+    out: tuple[list[torch.Tensor], ...] = ([], [], [])
+    for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+        grad = grad.neg() if maximize else grad
+        step = steps[i] + 1
+        if weight_decay:
+            grad = grad.add(param, alpha=weight_decay)
+        decayed = rate / (1 + (step.item() - 1) * lr_decay)
+        total = sums[i].addcmul(grad, grad, value=1)
+        out[0].append(param.addcdiv(grad, total.sqrt().add_(eps), value=-decayed))
+        out[1].append(total)
+        out[2].append(step)
+    return tuple(t for group in out for t in group)
+
+
+@op("opt.adagrad", _adagrad, _O, flops=_per_element(6))
+def adagrad(
+    params: Tensors,
+    grads: Tensors,
+    sums: Tensors,
+    steps: Tensors,
+    lr: Number,
+    *,
+    lr_decay: Float = 0.0,
+    eps: Float = 1e-10,
+    weight_decay: Float = 0.0,
+    maximize: Bool = False,
+) -> tuple[TensorType, ...]:
+    """torch.optim.Adagrad: results are the new params, sums of squared gradients and steps.
+
+    A step is an ``f32[]`` that counts the updates of its parameter.
+    """
+    _same_types(params=params, grads=grads, sums=sums)
+    _want_steps(steps, len(params))
+    _want_rate(lr)
+    return (*params, *sums, *steps)

@@ -12,6 +12,7 @@ import torch
 
 from planc.errors import TypeCheckError
 from planc.ir import DType, TensorType
+from planc.ops.rules import want_floating
 from planc.ops.schema import DimAttr, Dims, DTypeAttr, Float, Int, Tensor, Trait
 from planc.ops.table import free, op
 
@@ -21,7 +22,7 @@ _MASK = 2**64 - 1
 
 
 def _mix(state: int) -> int:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014)."""
+    """The finaliser of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Generators, 2014)."""
     state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
     return state ^ (state >> 31)
@@ -64,7 +65,9 @@ def split(key: Tensor, *, count: Int) -> tuple[TensorType, ...]:
 
 def _dropout(key: torch.Tensor, self: torch.Tensor, p: float) -> tuple[torch.Tensor, torch.Tensor]:
     keep = 1.0 - p
-    mask = torch.empty(self.shape, dtype=torch.bool).bernoulli_(keep, generator=generator(key)).to(self.device)
+    mask = (
+        torch.empty(self.shape, dtype=torch.bool).bernoulli_(keep, generator=generator(key)).to(self.device)
+    )
     return self.mul(mask).mul(1.0 / keep if keep else 0.0), mask
 
 
@@ -140,6 +143,7 @@ def _bernoulli(key: torch.Tensor, self: torch.Tensor) -> torch.Tensor:
 def bernoulli(key: Tensor, self: Tensor) -> TensorType:
     """1 with the probability that each element of ``self`` states, else 0."""
     _want_key(key)
+    want_floating("probabilities", self)
     return self
 
 

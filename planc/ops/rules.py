@@ -26,14 +26,19 @@ def broadcast(*shapes: Shape) -> Shape:
         big = [d for d in sizes if d != 1]
         if any(d != big[0] for d in big[1:]):
             text = " and ".join(show_shape(s) for s in shapes)
-            raise TypeCheckError(f"shapes {text} do not broadcast: {show(big[0])} against "
-                                 f"{show(next(d for d in big if d != big[0]))}")
+            raise TypeCheckError(
+                f"shapes {text} do not broadcast: {show(big[0])} against "
+                f"{show(next(d for d in big if d != big[0]))}"
+            )
         out.append(big[0] if big else 1)
     return tuple(out)
 
 
 def promote(*args: Arg) -> DType:
-    """torch's result type: the highest category wins; within it tensors with dims, then 0-dim tensors, then numbers."""
+    """torch's result type: the highest category wins.
+
+    Within it tensors with dims win over 0-dim tensors, and those over numbers.
+    """
     dim = zero = number = None
     for arg in args:
         if isinstance(arg, TensorType):
@@ -74,7 +79,7 @@ def axis(dim: int, rank: int) -> int:
     Raises:
         TypeCheckError: it is out of range.
     """
-    span = max(rank, 1)
+    span = max(rank, 1)  # torch gives scalars the one dim 0 here
     if not -span <= dim < span:
         raise TypeCheckError(f"dim {dim} is out of range for rank {rank}")
     return dim % span
@@ -128,6 +133,27 @@ def want_same_dtype(what: str, *types: TensorType | None) -> None:
         raise TypeCheckError(f"{what} must have one dtype, got {' and '.join(str(t) for t in given)}")
 
 
+def want_floating(what: str, *types: TensorType | None) -> None:
+    """Raises TypeCheckError unless all the given types are floating-point, and of one dtype."""
+    want_same_dtype(what, *types)
+    for t in types:
+        if t is not None and not t.dtype.is_floating:
+            raise TypeCheckError(f"{what} must be floating-point, got {t}")
+
+
+def want_choice(what: str, value: str | None, *choices: str | None) -> None:
+    """Raises TypeCheckError unless ``value`` is one of the choices."""
+    if value not in choices:
+        shown = ", ".join(repr(c) for c in choices)
+        raise TypeCheckError(f"{what} must be one of {shown}, got {value!r}")
+
+
+def want_elements(what: str, t: TensorType) -> None:
+    """Raises TypeCheckError where a dim of ``t`` is 0 for certain."""
+    if any(d == 0 for d in t.shape):
+        raise TypeCheckError(f"{what} must have elements, got {t}")
+
+
 def want_index(what: str, t: TensorType) -> None:
     """Raises TypeCheckError unless ``t`` can hold indexes."""
     if t.dtype not in (DType.I64, DType.I32):
@@ -141,10 +167,19 @@ def window(size: Dim, kernel: int, stride: int, padding: int, dilation: int, cei
         TypeCheckError: the window is larger than the padded input, or the numbers are out of range.
     """
     if kernel < 1 or stride < 1 or dilation < 1 or padding < 0:
-        raise TypeCheckError(f"window of kernel {kernel}, stride {stride}, padding {padding}, dilation {dilation}")
+        raise TypeCheckError(
+            f"window of kernel {kernel}, stride {stride}, padding {padding}, dilation {dilation}"
+        )
     span: Dim = size + 2 * padding - dilation * (kernel - 1) - 1
     if isinstance(span, int) and span < 0:
-        raise TypeCheckError(f"a window of {kernel} is larger than the padded input of {show(size + 2 * padding)}")
+        raise TypeCheckError(
+            f"a window of {kernel} is larger than the padded input of {show(size + 2 * padding)}"
+        )
+    if ceil_mode and not isinstance(size, int) and padding + stride - 2 >= dilation * (kernel - 1):
+        raise TypeCheckError(
+            f"ceil_mode with stride {stride} and padding {padding} drops the last window of {show(size)} for "
+            "some sizes only; fix the dim, or use a larger kernel"
+        )
     out = floordiv(span + (stride - 1) if ceil_mode else span, stride) + 1
     if ceil_mode and isinstance(out, int) and isinstance(size, int) and (out - 1) * stride >= size + padding:
         out -= 1  # torch drops a window that would start in the padding on the right
@@ -173,4 +208,6 @@ def _promote(a: DType | None, b: DType | None) -> DType | None:
 def _combine(higher: DType | None, lower: DType | None) -> DType | None:
     if higher is None or lower is None:
         return _promote(higher, lower)
-    return higher if higher.category >= lower.category and higher is not DType.BOOL else _promote(higher, lower)
+    return (
+        higher if higher.category >= lower.category and higher is not DType.BOOL else _promote(higher, lower)
+    )

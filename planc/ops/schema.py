@@ -139,11 +139,11 @@ class OpDef:
     params: tuple[Param, ...]
     infer: Infer
     run: Callable[..., Any]
-    """Called as ``run(*operands, **attrs)`` with tensors (numbers, None, lists) and the non-default attributes."""
+    """Called as ``run(*operands, **attrs)``: tensors (numbers, None, lists), non-default attributes."""
     flops: Flops
     traits: frozenset[Trait]
     targets: tuple[str, ...]
-    """The ATen overloads that import as this op, such as ``aten.add.Tensor``; same parameters in the same order."""
+    """The ATen overloads that import as this op (``aten.add.Tensor``): their parameters have its names."""
     doc: str = ""
 
     @property
@@ -278,8 +278,9 @@ def check_operand(op: OpDef, p: Param, operand: Operand) -> None:
         Kind.NUMBER: lambda: isinstance(operand, Value) or _is_scalar(operand),
         Kind.OPT_NUMBER: lambda: operand is None or isinstance(operand, Value) or _is_scalar(operand),
         Kind.TENSORS: lambda: isinstance(operand, tuple) and all(isinstance(v, Value) for v in operand),
-        Kind.OPT_TENSORS: lambda: isinstance(operand, tuple)
-        and all(v is None or isinstance(v, Value) for v in operand),
+        Kind.OPT_TENSORS: lambda: (
+            isinstance(operand, tuple) and all(v is None or isinstance(v, Value) for v in operand)
+        ),
     }[p.kind]()
     if not ok:
         raise TypeCheckError(f"{op.name}: operand {p.name!r} wants {p.kind.value}, got {operand!r}")

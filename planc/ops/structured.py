@@ -4,8 +4,8 @@
 
 ``scan`` runs its body once a trip, in order. The body's inputs are ``(*carry, *batches, *given)`` and its
 outputs ``(*carry, *collected)``; the carry of the last trip and everything collected are the results.
-- With ``over`` (tensors of equal leading size n), trip i gets rows ``[i*size, (i+1)*size)`` of each: there are
-  ``ceil(n / size)`` trips, the last possibly shorter, or ``n // size`` with ``drop_last``.
+- With ``over`` (tensors of equal leading size n), trip i gets rows ``[i*size, (i+1)*size)`` of each: there
+  are ``ceil(n / size)`` trips, the last possibly shorter, or ``n // size`` with ``drop_last``.
 - Without, there are ``trips`` trips.
 - A collected output whose leading dim is the batch's own is concatenated along it; any other is stacked
   along a new leading dim of one entry a trip.
@@ -20,7 +20,6 @@ from planc.ir import Dim, Graph, Node, TensorType, Value
 from planc.ir.dims import DimExpr, floordiv, sym
 from planc.ops.schema import Bool, DimAttr, Int, Subplan, Tensors, Trait
 from planc.ops.table import free, full, op
-
 
 _BATCH_NAME = "%batch"  # no identifier, so it cannot meet a dim of the outer plan
 _BATCH = sym(_BATCH_NAME)
@@ -98,7 +97,8 @@ def trip_count(node: Node) -> Dim:
     over = node.operands[1]
     if isinstance(over, tuple) and over and over[0] is not None:
         size, drop = node.attr("size"), node.attr("drop_last", False)
-        assert isinstance(size, int) and isinstance(drop, bool)
+        assert isinstance(size, int)
+        assert isinstance(drop, bool)
         return trip_total(over[0].type.shape[0], size, drop)
     trips = node.attr("trips", 1)
     assert isinstance(trips, (int, DimExpr))
@@ -106,7 +106,7 @@ def trip_count(node: Node) -> Dim:
 
 
 def batch_name(body: Graph, carry: int, over: int) -> str | None:
-    """The body's dim that is the batch: the leading dim of its first batched input, where it is a bare name."""
+    """The body's dim that is the batch: the leading dim of its first batched input, where that is a name."""
     if not over or carry >= len(body.inputs):
         return None
     shape = body.inputs[carry].value.type.shape
@@ -125,7 +125,9 @@ def subplan_of(graph: Graph, node: Node) -> Graph:
 def scan_operands(node: Node) -> tuple[tuple[Value, ...], tuple[Value, ...], tuple[Value, ...]]:
     """The carry, the data scanned over, and the values given to every trip."""
     carry, over, given = node.operands
-    assert isinstance(carry, tuple) and isinstance(over, tuple) and isinstance(given, tuple)
+    assert isinstance(carry, tuple)
+    assert isinstance(over, tuple)
+    assert isinstance(given, tuple)
     return full(carry), full(over), full(given)
 
 
@@ -139,7 +141,9 @@ def _check_batch(body: Graph, batch: str | None, size: int, rows: Dim, drop_last
         return
     var = body.dim(batch)
     if var is not None and not var.lo <= size <= var.hi:
-        raise TypeCheckError(f"batches of {size} rows are outside the body's range {batch} in {var.lo}..{var.hi}")
+        raise TypeCheckError(
+            f"batches of {size} rows are outside the body's range {batch} in {var.lo}..{var.hi}"
+        )
 
 
 def _apply(
@@ -162,8 +166,7 @@ def _apply(
         if isinstance(bound, int) and not var.lo <= bound <= var.hi:
             raise TypeCheckError(f"plan {plan.name!r}: dim {var.name} is {bound}, outside {var.lo}..{var.hi}")
     for port, got in zip(plan.inputs, args, strict=True):
-        if port.value.type.substitute(bindings) != got:
-            raise TypeCheckError(
-                f"plan {plan.name!r}: input {port.name!r} wants {port.value.type.substitute(bindings)}, got {got}"
-            )
+        want = port.value.type.substitute(bindings)
+        if want != got:
+            raise TypeCheckError(f"plan {plan.name!r}: input {port.name!r} wants {want}, got {got}")
     return tuple(port.value.type.substitute(bindings) for port in plan.outputs)

@@ -47,7 +47,9 @@ def op(
         flops = free if Trait.VIEW in traits else elements
 
     def register(infer: Infer) -> Infer:
-        definition = OpDef(name, params_of(infer), infer, run, flops, frozenset(traits), targets, infer.__doc__ or "")
+        definition = OpDef(
+            name, params_of(infer), infer, run, flops, frozenset(traits), targets, infer.__doc__ or ""
+        )
         assert name not in _TABLE, f"op {name} is defined twice"
         _TABLE[name] = definition
         for target in targets:
@@ -108,14 +110,20 @@ def infer(
         if p.kind is Kind.SUBPLAN:
             index = arguments[p.name]
             if not 0 <= index < len(subplans):
-                raise TypeCheckError(f"{definition.name}: there is no subplan {index}; the plan has {len(subplans)}")
+                raise TypeCheckError(
+                    f"{definition.name}: there is no subplan {index}; the plan has {len(subplans)}"
+                )
             arguments[p.name] = subplans[index]
     keyword = {p.name: arguments[p.name] for p in definition.params}
     try:
         result = definition.infer(**keyword)
     except TypeCheckError as error:
         raise TypeCheckError(f"{definition.name}: {error}") from None
-    return result if isinstance(result, tuple) else (result,)
+    results = result if isinstance(result, tuple) else (result,)
+    for t in results:
+        if any(isinstance(d, int) and d < 0 for d in t.shape):
+            raise TypeCheckError(f"{definition.name}: a result would have a negative size: {t}")
+    return results
 
 
 def node(

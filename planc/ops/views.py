@@ -8,17 +8,15 @@ import torch
 
 from planc.errors import TypeCheckError
 from planc.ir import Dim, Shape, TensorType
-from planc.ir.dims import DimExpr, floordiv, product, show
-from planc.ops.rules import axes, axis, broadcast, promote, show_shape, want_index, want_rank, want_same_dtype
+from planc.ir.dims import DimExpr, FloorDiv, floordiv, product, show
+from planc.ir.graph import MAX_DIM
+from planc.ops.rules import axes, axis, promote, show_shape, want_rank
 from planc.ops.schema import (
-    Bool,
     DimAttr,
     Dims,
     Int,
     Ints,
-    Number,
     OptDim,
-    OptTensors,
     ScalarAttr,
     Tensor,
     Tensors,
@@ -31,11 +29,11 @@ _V = Trait.VIEW
 _MAX = 2**63 - 1  # how ATen writes "to the end"
 
 
-def _with_dim(shape: Shape, at: int, size: Dim) -> Shape:
+def with_dim(shape: Shape, at: int, size: Dim) -> Shape:
     return (*shape[:at], size, *shape[at + 1 :])
 
 
-def _without_dim(shape: Shape, at: int) -> Shape:
+def without_dim(shape: Shape, at: int) -> Shape:
     return (*shape[:at], *shape[at + 1 :])
 
 
@@ -58,7 +56,7 @@ def _reshape(self: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return self.reshape(size)  # not view: which strides a value has is the executor's affair
 
 
-@op("aten.view", _reshape, _V, targets=("aten.view.default", "aten.reshape.default", "aten._unsafe_view.default"))
+@op("aten.view", _reshape, _V, targets=("aten.view.default", "aten._unsafe_view.default"))
 def view(self: Tensor, *, size: Dims) -> TensorType:
     """The same elements in another shape; one entry may be -1."""
     return TensorType(self.dtype, resolve_view(size, self.numel))
@@ -109,7 +107,7 @@ def expand(self: Tensor, *, size: Dims) -> TensorType:
 @op("aten.squeeze", lambda self, dim: self.squeeze(dim), _V, targets=("aten.squeeze.dims",))
 def squeeze(self: Tensor, *, dim: Ints) -> TensorType:
     """Without those of the named dims that have size 1."""
-    gone = {a for a in (axis(d, self.rank) for d in dim) if self.shape and self.shape[a] == 1}
+    gone = {a for a in axes(dim, self.rank) if dim and self.shape and self.shape[a] == 1}
     return TensorType(self.dtype, tuple(d for i, d in enumerate(self.shape) if i not in gone))
 
 
@@ -119,18 +117,29 @@ def unsqueeze(self: Tensor, *, dim: Int) -> TensorType:
     return TensorType(self.dtype, (*self.shape[:at], 1, *self.shape[at:]))
 
 
-def _slice(self: torch.Tensor, dim: int = 0, start: int = 0, end: int | None = None, step: int = 1) -> torch.Tensor:
+def _slice(
+    self: torch.Tensor, dim: int = 0, start: int = 0, end: int | None = None, step: int = 1
+) -> torch.Tensor:
     return aten.slice.Tensor(self, dim, start, end, step)
 
 
 @op("aten.slice", _slice, _V, targets=("aten.slice.Tensor",))
 def slice(self: Tensor, *, dim: Int = 0, start: OptDim = 0, end: OptDim = None, step: Int = 1) -> TensorType:
+    return TensorType(self.dtype, sliced(self, dim, start, end, step))
+
+
+def sliced(self: TensorType, dim: int, start: Dim | None, end: Dim | None, step: int) -> Shape:
+    """The shape of every ``step``-th position from ``start`` to ``end`` along ``dim``.
+
+    Raises:
+        TypeCheckError: the dim or step is out of range, or the length depends on the value of a named dim.
+    """
     want_rank("the operand", self, *range(1, 65))
-    if step < 1:
-        raise TypeCheckError(f"step must be at least 1, got {step}")
+    if not 1 <= step < 2**31:
+        raise TypeCheckError(f"step must be in 1..{2**31 - 1}, got {step}")
     at = axis(dim, self.rank)
     length = slice_length(self.shape[at], start, end)
-    return TensorType(self.dtype, _with_dim(self.shape, at, floordiv(length + (step - 1), step)))
+    return with_dim(self.shape, at, floordiv(length + (step - 1), step))
 
 
 def slice_length(size: Dim, start: Dim | None, end: Dim | None) -> Dim:
@@ -141,35 +150,62 @@ def slice_length(size: Dim, start: Dim | None, end: Dim | None) -> Dim:
     """
     if start is None:
         start = 0
-    if end is None or end == _MAX or end == size:
+    if end is None or end in (_MAX, size):
         end = size
     if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
         return len(range(size)[start:end])
-    if isinstance(start, int) and start < 0:
-        start = size + start
-    if isinstance(end, int) and end < 0:
-        end = size + end
-    if isinstance(end, int) and isinstance(size, DimExpr):
+    if any(isinstance(p, int) and abs(p) > MAX_DIM for p in (start, end)):
+        raise TypeCheckError(f"a slice from {show(start)} up to {show(end)} is beyond every dim")
+    start, end = (size + p if isinstance(p, int) and p < 0 else p for p in (start, end))
+    if not (isinstance(start, int) or never_negative(end - start)) or not never_negative(size - end):
         raise TypeCheckError(
-            f"a slice up to {end} of a dim of size {show(size)} has no fixed length; slice from the end, or fix the dim"
+            f"a slice from {show(start)} up to {show(end)} of a dim of size {show(size)} has a length that "
+            "depends on which is larger; slice from the end, or fix the dim"
         )
     return end - start
 
 
+def never_negative(dim: Dim) -> bool:
+    """Whether a dim is at least 0 whatever its names are, as far as is easy to see."""
+    if isinstance(dim, int):
+        return dim >= 0
+    bound: Dim = dim
+    for monomial, coefficient in dim.terms:
+        atom = monomial[0] if len(monomial) == 1 else None
+        if coefficient < 0 and isinstance(atom, FloorDiv) and isinstance(atom.denominator, int):
+            # -c * (n // d) is at least -c * n / d; the bound is d times what it was
+            d = atom.denominator
+            bound = (bound + DimExpr((((atom,), 1),)) * -coefficient) * d + coefficient * atom.numerator
+    if isinstance(bound, int):
+        return bound >= 0
+    return all(c >= 0 for _, c in bound.terms)
+
+
 @op("aten.select", torch.select, _V, targets=("aten.select.int",))
 def select(self: Tensor, *, dim: Int, index: DimAttr) -> TensorType:
+    return TensorType(self.dtype, selected(self, dim, index))
+
+
+def selected(self: TensorType, dim: int, index: Dim) -> Shape:
+    """The shape of one position along ``dim``.
+
+    Raises:
+        TypeCheckError: the dim or index is out of range.
+    """
     want_rank("the operand", self, *range(1, 65))
     at = axis(dim, self.rank)
     size = self.shape[at]
     if isinstance(size, int) and isinstance(index, int) and not -size <= index < size:
         raise TypeCheckError(f"index {index} is out of range for dim {dim} of {self}")
-    return TensorType(self.dtype, _without_dim(self.shape, at))
+    return without_dim(self.shape, at)
 
 
 @op("aten.diagonal", torch.diagonal, _V)
 def diagonal(self: Tensor, *, offset: Int = 0, dim1: Int = 0, dim2: Int = 1) -> TensorType:
     want_rank("the operand", self, *range(2, 65))
     a, b = axis(dim1, self.rank), axis(dim2, self.rank)
+    if a == b:
+        raise TypeCheckError(f"dims {dim1} and {dim2} are the same")
     rows, columns = self.shape[a], self.shape[b]
     if not (isinstance(rows, int) and isinstance(columns, int)):
         if rows != columns or offset:
@@ -181,7 +217,7 @@ def diagonal(self: Tensor, *, offset: Int = 0, dim1: Int = 0, dim2: Int = 1) -> 
     return TensorType(self.dtype, (*rest, length))
 
 
-# -- joins and splits -------------------------------------------------------------------------------------------
+# -- joins and splits ----------------------------------------------------------------------------------------
 
 
 @op("aten.cat", torch.cat, flops=free)
@@ -193,10 +229,10 @@ def cat(tensors: Tensors, *, dim: Int = 0) -> TensorType:
     at = axis(dim, first.rank)
     total: Dim = 0
     for x in tensors:
-        if x.rank != first.rank or _without_dim(x.shape, at) != _without_dim(first.shape, at):
+        if x.rank != first.rank or without_dim(x.shape, at) != without_dim(first.shape, at):
             raise TypeCheckError(f"joined tensors must agree in every dim but {dim}, got {first} and {x}")
         total = total + x.shape[at]
-    return TensorType(promote(*tensors), _with_dim(first.shape, at, total))
+    return TensorType(promote(*tensors), with_dim(first.shape, at, total))
 
 
 @op("aten.stack", torch.stack, flops=free)
@@ -220,19 +256,31 @@ def _check_pieces(count: int) -> None:
         raise TypeCheckError(f"at most {_MAX_PIECES} pieces of one tensor are allowed, got {count}")
 
 
-@op("aten.split", lambda self, split_size, dim=0: self.split(split_size, dim), _V, targets=("aten.split.Tensor",))
+@op(
+    "aten.split",
+    lambda self, split_size, dim=0: self.split(split_size, dim),
+    _V,
+    targets=("aten.split.Tensor", "aten.unsafe_split.Tensor"),
+)
 def split(self: Tensor, *, split_size: Int, dim: Int = 0) -> tuple[TensorType, ...]:
     want_rank("the operand", self, *range(1, 65))
     at = axis(dim, self.rank)
     size = self.shape[at]
     if not isinstance(size, int) or split_size < 1:
-        raise TypeCheckError(f"splitting {self} at dim {dim} into pieces of {split_size}: the number of pieces varies")
+        raise TypeCheckError(
+            f"splitting {self} at dim {dim} into pieces of {split_size}: the number of pieces varies"
+        )
     _check_pieces(-(-size // split_size))
     pieces = [min(split_size, size - i) for i in range(0, size, split_size)] or [0]
-    return tuple(TensorType(self.dtype, _with_dim(self.shape, at, p)) for p in pieces)
+    return tuple(TensorType(self.dtype, with_dim(self.shape, at, p)) for p in pieces)
 
 
-@op("aten.split_with_sizes", lambda self, split_sizes, dim=0: self.split(split_sizes, dim), _V)
+@op(
+    "aten.split_with_sizes",
+    lambda self, split_sizes, dim=0: self.split(split_sizes, dim),
+    _V,
+    targets=("aten.split_with_sizes.default", "aten.unsafe_split_with_sizes.default"),
+)
 def split_with_sizes(self: Tensor, *, split_sizes: Dims, dim: Int = 0) -> tuple[TensorType, ...]:
     want_rank("the operand", self, *range(1, 65))
     at = axis(dim, self.rank)
@@ -241,7 +289,7 @@ def split_with_sizes(self: Tensor, *, split_sizes: Dims, dim: Int = 0) -> tuple[
         total = total + size
     if total != self.shape[at]:
         raise TypeCheckError(f"pieces {show_shape(split_sizes)} do not add up to dim {dim} of {self}")
-    return tuple(TensorType(self.dtype, _with_dim(self.shape, at, p)) for p in split_sizes)
+    return tuple(TensorType(self.dtype, with_dim(self.shape, at, p)) for p in split_sizes)
 
 
 @op("aten.unbind", lambda self, dim=0: self.unbind(dim), _V, targets=("aten.unbind.int",))
@@ -252,10 +300,10 @@ def unbind(self: Tensor, *, dim: Int = 0) -> tuple[TensorType, ...]:
     if not isinstance(size, int):
         raise TypeCheckError(f"unbinding dim {dim} of {self}: the number of pieces varies")
     _check_pieces(size)
-    return (TensorType(self.dtype, _without_dim(self.shape, at)),) * size
+    return (TensorType(self.dtype, without_dim(self.shape, at)),) * size
 
 
-# -- copies in another arrangement ------------------------------------------------------------------------------
+# -- copies in another arrangement ---------------------------------------------------------------------------
 
 
 @op("aten.repeat", lambda self, repeats: self.repeat(repeats), flops=free)
@@ -274,7 +322,7 @@ def flip(self: Tensor, *, dims: Ints) -> TensorType:
 
 @op("aten.roll", lambda self, shifts, dims=(): self.roll(shifts, dims), flops=free)
 def roll(self: Tensor, *, shifts: Dims, dims: Ints = ()) -> TensorType:
-    if dims and len(dims) != len(shifts):
+    if len(shifts) != (len(dims) or 1):
         raise TypeCheckError(f"{len(shifts)} shifts for {len(dims)} dims")
     axes(dims, self.rank)
     return self
@@ -301,138 +349,3 @@ def constant_pad(self: Tensor, *, pad: Dims, value: ScalarAttr = 0) -> TensorTyp
     for i in range(len(pad) // 2):
         shape[-1 - i] = shape[-1 - i] + pad[2 * i] + pad[2 * i + 1]
     return TensorType(self.dtype, tuple(shape))
-
-
-# -- gathers and scatters ---------------------------------------------------------------------------------------
-
-
-@op("aten.index_select", lambda self, index, dim: self.index_select(dim, index), flops=free)
-def index_select(self: Tensor, index: Tensor, *, dim: Int) -> TensorType:
-    want_index("index", index)
-    want_rank("index", index, 0, 1)
-    at = axis(dim, self.rank)
-    return TensorType(self.dtype, _with_dim(self.shape, at, index.numel) if self.shape else ())
-
-
-@op("aten.gather", lambda self, index, dim, sparse_grad=False: self.gather(dim, index), flops=free)
-def gather(self: Tensor, index: Tensor, *, dim: Int, sparse_grad: Bool = False) -> TensorType:
-    want_index("index", index)
-    axis(dim, self.rank)
-    return TensorType(self.dtype, index.shape)
-
-
-def _index(self: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> torch.Tensor:
-    return aten.index.Tensor(self, list(indices))
-
-
-@op("aten.index", _index, targets=("aten.index.Tensor",), flops=free)
-def index(self: Tensor, indices: OptTensors) -> TensorType:
-    """Advanced indexing by integer tensors; a missing one keeps its dim."""
-    return TensorType(self.dtype, indexed_shape(self, indices))
-
-
-def indexed_shape(self: TensorType, indices: tuple[TensorType | None, ...]) -> Shape:
-    """The shape of ``self[indices]``, by NumPy's rules.
-
-    Raises:
-        TypeCheckError: too many indices, or an index that is not of integers.
-    """
-    if len(indices) > self.rank:
-        raise TypeCheckError(f"{len(indices)} indices are too many for {self}")
-    used = [i for i, x in enumerate(indices) if x is not None]
-    for i in used:
-        x = indices[i]
-        assert x is not None
-        want_index(f"index {i} (a mask has no fixed number of elements)", x)
-    common = broadcast(*(x.shape for x in indices if x is not None))
-    kept = [d for i, d in enumerate(self.shape) if i not in used]
-    adjacent = bool(used) and used == list(range(used[0], used[-1] + 1))
-    at = used[0] if adjacent else 0
-    return (*kept[:at], *common, *kept[at:])
-
-
-def _index_put(
-    self: torch.Tensor, indices: Sequence[torch.Tensor | None], values: torch.Tensor, accumulate: bool = False
-) -> torch.Tensor:
-    return aten.index_put.default(self, list(indices), values, accumulate)
-
-
-@op("aten.index_put", _index_put, flops=free)
-def index_put(self: Tensor, indices: OptTensors, values: Tensor, *, accumulate: Bool = False) -> TensorType:
-    want_same_dtype("self and values", self, values)
-    broadcast(indexed_shape(self, indices), values.shape)
-    return self
-
-
-@op("aten.scatter", lambda self, index, src, dim: self.scatter(dim, index, src), flops=free,
-    targets=("aten.scatter.src", "aten.scatter.value"))
-def scatter(self: Tensor, index: Tensor, src: Number, *, dim: Int) -> TensorType:
-    """Write ``src`` (or one number) where ``index`` says along ``dim``."""
-    want_index("index", index)
-    axis(dim, self.rank)
-    if isinstance(src, TensorType):
-        want_same_dtype("self and src", self, src)
-    return self
-
-
-@op("aten.scatter_add", lambda self, index, src, dim: self.scatter_add(dim, index, src))
-def scatter_add(self: Tensor, index: Tensor, src: Tensor, *, dim: Int) -> TensorType:
-    want_index("index", index)
-    want_same_dtype("self and src", self, src)
-    axis(dim, self.rank)
-    return self
-
-
-@op("aten.slice_backward", aten.slice_backward.default, flops=free)
-def slice_backward(
-    grad_output: Tensor, *, input_sizes: Dims, dim: Int, start: DimAttr, end: DimAttr, step: Int
-) -> TensorType:
-    """Zeros of ``input_sizes`` with the gradient in the slice."""
-    return TensorType(grad_output.dtype, input_sizes)
-
-
-@op("aten.select_backward", aten.select_backward.default, flops=free)
-def select_backward(grad_output: Tensor, *, input_sizes: Dims, dim: Int, index: DimAttr) -> TensorType:
-    """Zeros of ``input_sizes`` with the gradient in the selected position."""
-    return TensorType(grad_output.dtype, input_sizes)
-
-
-@op("aten.slice_scatter", aten.slice_scatter.default, flops=free)
-def slice_scatter(
-    self: Tensor, src: Tensor, *, dim: Int = 0, start: OptDim = None, end: OptDim = None, step: Int = 1
-) -> TensorType:
-    """``self`` with a slice replaced by ``src``."""
-    want_same_dtype("self and src", self, src)
-    return self
-
-
-@op("aten.select_scatter", aten.select_scatter.default, flops=free)
-def select_scatter(self: Tensor, src: Tensor, *, dim: Int, index: DimAttr) -> TensorType:
-    """``self`` with one position along ``dim`` replaced by ``src``."""
-    want_same_dtype("self and src", self, src)
-    return self
-
-
-@op("aten.embedding", aten.embedding.default, flops=free)
-def embedding(
-    weight: Tensor,
-    indices: Tensor,
-    *,
-    padding_idx: DimAttr = -1,
-    scale_grad_by_freq: Bool = False,
-    sparse: Bool = False,
-) -> TensorType:
-    want_rank("weight", weight, 2)
-    want_index("indices", indices)
-    return TensorType(weight.dtype, (*indices.shape, weight.shape[1]))
-
-
-@op("aten.embedding_dense_backward", aten.embedding_dense_backward.default)
-def embedding_dense_backward(
-    grad_output: Tensor, indices: Tensor, *, num_weights: DimAttr, padding_idx: DimAttr, scale_grad_by_freq: Bool
-) -> TensorType:
-    want_rank("grad_output", grad_output, *range(1, 65))
-    want_index("indices", indices)
-    return TensorType(grad_output.dtype, (num_weights, grad_output.shape[-1]))
-
-
