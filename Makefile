@@ -28,7 +28,7 @@ demo: $(STAMP)
 	@$(BIN)/planc demo $(ARGS)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check
