@@ -20,7 +20,9 @@ COUNTED = {"messages": messages.run}
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join([*TIMED, *COUNTED])}; all if none")
+    parser.add_argument(
+        "suites", nargs="*", metavar="SUITE", help=f"all if none: {', '.join([*TIMED, *COUNTED])}"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rounds and clients, to see that it works")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
@@ -62,8 +64,12 @@ def _counts(name: str, rows: list[dict[str, object]]) -> Table:
     for column in rows[0]:
         table.add_column(column, justify="left" if column in ("work", "way") else "right")
     for row in rows:
-        table.add_row(*("" if v is None else f"{v:,}" if isinstance(v, int) else str(v) for v in row.values()))
+        table.add_row(*(_cell(value) for value in row.values()))
     return table
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _seconds(value: float) -> str:

@@ -1,7 +1,7 @@
-"""Interleaved timing: every contender takes its turn in every round, so that drift of the machine hits all alike.
+"""Interleaved timing: every contender takes its turn in every round, so that drift hits all alike.
 
-A figure is the median (and the minimum) over rounds of the mean time of one call within a round; a ratio is the
-median over rounds of the ratio to the baseline in the same round.
+A figure is the median (and the minimum) over rounds of the mean time of one call within a round; a ratio is
+the median over rounds of the ratio to the baseline in the same round.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Suite "messages": how many messages and bytes a training step costs, by each way of doing it. Deterministic."""
+"""Suite "messages": how many messages and bytes a training step costs, each way. Deterministic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Suite "rounds": a round of federated averaging over many clients, against a plain PyTorch loop over them."""
+"""Suite "rounds": a round of federated averaging over many clients, against a plain loop over them."""
 
 from __future__ import annotations
 

@@ -73,5 +73,3 @@ def _epoch(work: Workload, quick: bool) -> Result:
         note="one thread; times are of all steps",
         target="<= 0.15x",
     )
-
-

@@ -27,9 +27,12 @@ class GraphBuilder:
         """The number that the next value gets."""
         return self._next
 
-    def input(self, name: str, type: TensorType, role: Role = Role.ARGUMENT, path: str | None = None) -> Value:
+    def input(
+        self, name: str, type: TensorType, role: Role = Role.ARGUMENT, path: str | None = None
+    ) -> Value:
         """Declare an input; all inputs come before all constants and nodes."""
-        assert not self.constants and not self.nodes
+        assert not self.constants
+        assert not self.nodes
         value = self._value(type)
         self.inputs.append(Input(value, name, role, name if path is None else path))
         return value

@@ -256,7 +256,9 @@ def _from_terms(terms: list[tuple[Monomial, int]]) -> Dim:
     return DimExpr(tuple(kept))
 
 
-def _divide_term(monomial: Monomial, coefficient: int, by: tuple[Monomial, int]) -> tuple[Monomial, int] | None:
+def _divide_term(
+    monomial: Monomial, coefficient: int, by: tuple[Monomial, int]
+) -> tuple[Monomial, int] | None:
     if coefficient % by[1]:
         return None
     left = list(monomial)

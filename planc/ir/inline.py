@@ -11,8 +11,8 @@ from planc.ir.graph import Graph, Node, Value
 def inline(builder: GraphBuilder, graph: Graph, inputs: Sequence[Value]) -> list[Value]:
     """Append the graph's nodes on ``inputs``; returns what its outputs have become.
 
-    The input types, constants and dim names must be the builder's own already: nothing is renamed. Constants of
-    ``graph`` must have been declared in the builder, and subplans are added to it.
+    The input types and dim names must be the builder's own already: nothing is renamed. The graph's constants
+    must have been declared in the builder; its subplans are added to it.
     """
     values = {port.value.index: value for port, value in zip(graph.inputs, inputs, strict=True)}
     declared = {constant.digest: constant.value for constant in builder.constants}
@@ -25,7 +25,9 @@ def inline(builder: GraphBuilder, graph: Graph, inputs: Sequence[Value]) -> list
         operands = tuple(map_operand(operand, lambda v: values[v.index]) for operand in node.operands)
         attrs = node.attrs
         if node.op in ("call", "scan"):
-            attrs = tuple((k, shifted[v] if k in ("plan", "body") and isinstance(v, int) else v) for k, v in attrs)
+            attrs = tuple(
+                (k, shifted[v] if k in ("plan", "body") and isinstance(v, int) else v) for k, v in attrs
+            )
         builder.add(Node(node.op, operands, attrs, results, node.loc))
         values.update({old.index: new for old, new in zip(node.results, results, strict=True)})
     return [values[port.value.index] for port in graph.outputs]

@@ -50,6 +50,10 @@ class Rewriter:
         for old, new in zip(node.results, values, strict=True):
             self._map[old.index] = new
 
+    def stand_for(self, old: Value, new: Value) -> None:
+        """Let a new value stand for one old one."""
+        self._map[old.index] = new
+
     def finish(self) -> Graph:
         """The new graph, with the source's outputs."""
         for port in self.source.outputs:
