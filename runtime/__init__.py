@@ -10,8 +10,10 @@ from runtime.remote import (
     RemotePointer,
     RemoteTensor,
     VirtualWorker,
+    WorkerGroup,
     WorkerHandle,
     me,
+    record,
 )
 
 __all__ = [
@@ -24,8 +26,10 @@ __all__ = [
     "RemotePointer",
     "RemoteTensor",
     "VirtualWorker",
+    "WorkerGroup",
     "WorkerHandle",
     "count_messages",
     "federate",
     "me",
+    "record",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -81,20 +83,31 @@ class FederatedDataset:
 
 
 def federate(
-    dataset: Dataset[Any] | Sequence[torch.Tensor], workers: Sequence[WorkerHandle], private: bool = False
+    dataset: Dataset[Any] | Sequence[torch.Tensor],
+    workers: Sequence[WorkerHandle],
+    private: bool = False,
+    *,
+    shares: Sequence[float] | None = None,
+    by_label: bool = False,
+    seed: int | None = None,
 ) -> FederatedDataset:
-    """Send a data set to workers, in equal parts and in order; one message a worker.
+    """Send a data set to workers, by default in equal parts and in order; one message a worker.
 
     The first workers get one row more where the rows do not divide evenly.
 
     Args:
-        dataset: a map-style data set whose items are tuples of tensors or numbers (an image and its label, say),
-            or the tensors themselves, rows first.
+        dataset: a map-style data set whose items are tuples of tensors or numbers (an image and its label,
+            say), or the tensors themselves, rows first.
         workers: at least one, and no more than there are rows.
         private: see `WorkerHandle.send`.
+        shares: how much each worker gets, relative to the others; everyone gets a row at least.
+        by_label: sort the rows by the last tensor, their labels, first: each worker then has few labels.
+        seed: shuffle the rows first, by this seed (within a label, with ``by_label``).
 
     Raises:
-        DataError: an empty data set, items that are no tensors, or more workers than rows.
+        DataError: an empty data set, items that are no tensors, more workers than rows, shares that do not
+        fit,
+            or no whole numbers to sort by.
     """
     tensors = _stacked(dataset)
     rows = tensors[0].shape[0]
@@ -104,13 +117,45 @@ def federate(
         raise DataError("federate got one worker twice")
     if rows < len(workers):
         raise DataError(f"{rows} rows cannot be spread over {len(workers)} workers")
+    sizes = _sizes(rows, [1.0] * len(workers) if shares is None else shares, len(workers))
+    order = _order(tensors, by_label, seed)
     shards: dict[WorkerHandle, Sequence[RemoteTensor]] = {}
     start = 0
-    for i, worker in enumerate(workers):
-        end = start + rows // len(workers) + (1 if i < rows % len(workers) else 0)
-        shards[worker] = worker.send_all([tensor[start:end] for tensor in tensors], private=private)
-        start = end
+    for worker, size in zip(workers, sizes, strict=True):
+        rows_here = slice(start, start + size) if order is None else order[start : start + size]
+        shards[worker] = worker.send_all([tensor[rows_here] for tensor in tensors], private=private)
+        start += size
     return FederatedDataset(shards)
+
+
+def _sizes(rows: int, shares: Sequence[float], workers: int) -> list[int]:
+    """How many rows each gets: in proportion, at least one; what rounding leaves goes to the first."""
+    if len(shares) != workers or not all(0 < share < float("inf") for share in shares):
+        raise DataError(f"expected a positive share for each of {workers} workers, got {list(shares)}")
+    total, free = sum(shares), rows - workers
+    sizes = [1 + int(free * share / total) for share in shares]
+    for i in range(rows - sum(sizes)):
+        sizes[i % workers] += 1
+    return sizes
+
+
+def _order(tensors: Sequence[torch.Tensor], by_label: bool, seed: int | None) -> torch.Tensor | None:
+    """The rows in the order in which they are dealt out; None as they are."""
+    if seed is None and not by_label:
+        return None
+    rows = tensors[0].shape[0]
+    order = torch.arange(rows)
+    if seed is not None:
+        order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
+    if by_label:
+        labels = tensors[-1]
+        if labels.dim() != 1 or labels.is_floating_point():
+            raise DataError(
+                f"by_label wants a whole number a row in the last tensor, got {labels.dtype} "
+                f"{list(labels.shape)}"
+            )
+        order = order[torch.sort(labels[order], stable=True).indices]
+    return order
 
 
 class FederatedDataLoader:
@@ -126,6 +171,7 @@ class FederatedDataLoader:
         num_iterators: how many workers to take batches from in turn; one worker is finished before the next
             with 1.
         iter_per_worker: give a dict of one batch for every worker instead, until the first has no more.
+        prefetch: how many batches of a worker are asked for ahead, in the background.
 
     Raises:
         DataError: a number is out of range.
@@ -139,12 +185,16 @@ class FederatedDataLoader:
         drop_last: bool = False,
         num_iterators: int = 1,
         iter_per_worker: bool = False,
+        prefetch: int = 0,
     ) -> None:
         if batch_size < 1:
             raise DataError(f"batch_size must be at least 1, got {batch_size}")
         if num_iterators < 1:
             raise DataError(f"num_iterators must be at least 1, got {num_iterators}")
+        if prefetch < 0:
+            raise DataError(f"prefetch must be at least 0, got {prefetch}")
         self.dataset = dataset
+        self.prefetch = prefetch
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.drop_last = drop_last
@@ -171,9 +221,16 @@ class FederatedDataLoader:
         order = torch.randperm(rows) if self.shuffle else torch.arange(rows)
         shard.worker.install(self._take)
         remote = RemotePlan(self._take, shard.worker, {})
-        for batch in range(self._batches(shard)):
-            taken = remote(*shard.tensors, order[batch * self.batch_size : (batch + 1) * self.batch_size])
-            yield taken if isinstance(taken, tuple) else (taken,)
+        indices = iter(order.split(self.batch_size)[: self._batches(shard)])
+        if not self.prefetch:
+            for index in indices:
+                yield _as_tuple(remote(*shard.tensors, index))
+            return
+        ahead = deque(remote.submit(*shard.tensors, index) for index in islice(indices, self.prefetch))
+        while ahead:
+            taken = ahead.popleft().result()
+            ahead.extend(remote.submit(*shard.tensors, index) for index in islice(indices, 1))
+            yield _as_tuple(taken)
 
     def _together(self, sources: list[Iterator[tuple[RemoteTensor, ...]]]) -> Iterator[Any]:
         for batches in zip(*sources, strict=False):
@@ -193,12 +250,17 @@ class FederatedDataLoader:
                     active.append(waiting.pop(0))
 
 
+def _as_tuple(taken: Any) -> tuple[RemoteTensor, ...]:
+    return taken if isinstance(taken, tuple) else (taken,)
+
+
 def _take_rows(tensors: Sequence[RemoteTensor]) -> planc.Plan:
     """A plan that takes the rows of an index out of tensors like these: one message for a whole batch."""
     rows, batch = sym("n"), sym("b")
     builder = GraphBuilder("take_rows", [DimVar("n"), DimVar("b")])
     whole = [
-        builder.input(f"x{i}", TensorType(t.type.dtype, (rows, *t.type.shape[1:]))) for i, t in enumerate(tensors)
+        builder.input(f"x{i}", TensorType(t.tensor_type.dtype, (rows, *t.tensor_type.shape[1:])))
+        for i, t in enumerate(tensors)
     ]
     index = builder.input("rows", TensorType(DType.I64, (batch,)))
     for i, value in enumerate(whole):
@@ -217,7 +279,9 @@ def _stacked(dataset: Any) -> list[torch.Tensor]:
         tensors = _collated(dataset)
     sizes = {tuple(t.shape[:1]) for t in tensors}
     if len(sizes) != 1 or () in sizes:
-        raise DataError(f"the tensors of a data set need equal leading sizes, got {[list(t.shape) for t in tensors]}")
+        raise DataError(
+            f"the tensors of a data set need equal leading sizes, got {[list(t.shape) for t in tensors]}"
+        )
     if not tensors[0].shape[0]:
         raise DataError("the data set is empty")
     return tensors
@@ -226,7 +290,8 @@ def _stacked(dataset: Any) -> list[torch.Tensor]:
 def _collated(dataset: Any) -> list[torch.Tensor]:
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         raise DataError(
-            f"federate takes a map-style data set (with __len__ and __getitem__) or tensors, got {type(dataset).__name__}"
+            f"federate takes a map-style data set (with __len__ and __getitem__) or tensors, got "
+            f"{type(dataset).__name__}"
         )
     if not len(dataset):
         raise DataError("the data set is empty")
@@ -235,7 +300,8 @@ def _collated(dataset: Any) -> list[torch.Tensor]:
         items = batch if isinstance(batch, (tuple, list)) else [batch]
         if not all(isinstance(item, torch.Tensor) for item in items):
             raise DataError(
-                "an item of the data set is no tensor or number; give the data set a transform such as ToTensor()"
+                "an item of the data set is no tensor or number; give the data set a transform such as "
+                "ToTensor()"
             )
         parts.append(list(items))
     return [torch.cat(column) for column in zip(*parts, strict=True)]
@@ -247,16 +313,16 @@ def _check(shard: Shard, first: Shard) -> None:
     for tensor in shard.tensors:
         if tensor.location is not shard.worker:
             raise WrongWorker(f"a tensor given for {shard.worker.id!r} is at {tensor.location.id!r}")
-        if not tensor.type.rank or tensor.shape[0] != shard.tensors[0].shape[0]:
+        if not tensor.tensor_type.rank or tensor.shape[0] != shard.tensors[0].shape[0]:
             raise DataError(
                 f"the tensors at {shard.worker.id!r} need equal leading sizes, got "
-                f"{[str(t.type) for t in shard.tensors]}"
+                f"{[str(t.tensor_type) for t in shard.tensors]}"
             )
-    kinds = [[(t.type.dtype, t.type.shape[1:]) for t in s.tensors] for s in (shard, first)]
+    kinds = [[(t.tensor_type.dtype, t.tensor_type.shape[1:]) for t in s.tensors] for s in (shard, first)]
     if kinds[0] != kinds[1]:
         raise DataError(
-            f"the shards differ: {[str(t.type) for t in first.tensors]} at {first.worker.id!r}, "
-            f"{[str(t.type) for t in shard.tensors]} at {shard.worker.id!r}"
+            f"the shards differ: {[str(t.tensor_type) for t in first.tensors]} at {first.worker.id!r}, "
+            f"{[str(t.tensor_type) for t in shard.tensors]} at {shard.worker.id!r}"
         )
 
 

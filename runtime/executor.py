@@ -90,6 +90,18 @@ class Executor:
         except ExecutionError as error:
             raise _without_values(plan_id, program.graph, error) from error
 
+    def run_with_grad(self, plan_id: str, program: Program, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """As `run`, by the interpreter, so that gradients flow from the outputs to the inputs.
+
+        What autograd keeps for the backward pass comes on top of the memory that is checked.
+        """
+        self._check_bounds(plan_id, program.graph, inputs)
+        try:
+            with torch.enable_grad():
+                return interpret(program.graph, inputs, program.constants, self._device)
+        except ExecutionError as error:
+            raise _without_values(plan_id, program.graph, error) from error
+
     def _check_bounds(self, plan_id: str, graph: Graph, inputs: Sequence[torch.Tensor]) -> None:
         """Refuse a run that is too large before it starts: a few bytes of a plan can ask for years."""
         key = (plan_id, tuple(tensor.shape for tensor in inputs))
@@ -100,7 +112,8 @@ class Executor:
         found = cost(graph, bind_tensors(graph, inputs))
         bounds = self._bounds
         if found.peak_bytes > bounds.bytes:
-            raise StoreFull(f"plan {graph.name!r} would take {found.peak_bytes} bytes, {bounds.bytes} are allowed")
+            raise StoreFull(f"plan {graph.name!r} would take {found.peak_bytes} bytes, {bounds.bytes} are "
+                            "allowed")
         runs = sum(row.times for row in found.rows)
         for what, size, allowed in (("FLOPs", found.flops, bounds.flops), ("node runs", runs, bounds.nodes)):
             if size > allowed:

@@ -247,13 +247,15 @@ class Run(_Tagged, frozen=True, tag="run"):
 
     ``inputs`` has one entry for each input of the graph in order, ``results`` one for each output that is no
     state, ``updates`` one for each that is; none at all stands for an `Update` each. State that is updated so
-    must be given by handle. What is replaced or kept is so wholly or not at all.
+    must be given by handle. What is replaced or kept is so wholly or not at all. With ``grad``, results that
+    are kept know where they came from, where an input requires grad.
     """
 
     plan_id: PlanId
     inputs: Annotated[tuple[Handle | Slot, ...], Meta(max_length=65_536)]
     results: Annotated[tuple[Keep | Return | Drop, ...], Meta(max_length=65_536)]
     updates: Annotated[tuple[Keep | Return | Drop | Update, ...], Meta(max_length=65_536)] = ()
+    grad: bool = False
 
 
 class FetchPlan(_Tagged, frozen=True, tag="fetch-plan"):

@@ -100,7 +100,9 @@ class FederatedAveraging:
         try:
             return self.plan.state[port.path].detach().clone()
         except KeyError:
-            raise InputError(f"plan {self.plan.name!r} was given no value for its state {port.path!r}") from None
+            raise InputError(
+                f"plan {self.plan.name!r} was given no value for its state {port.path!r}"
+            ) from None
 
 
 class _Client:

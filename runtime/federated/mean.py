@@ -18,15 +18,20 @@ def weighted_mean(states: Sequence[State], weights: Sequence[float]) -> dict[str
     algorithm 1. Integers (counters) are rounded. The mean of one state is that state, exactly.
 
     Raises:
-        InputError: no states, a weight that is not positive, or states with different paths, shapes or dtypes.
+        InputError: no states, a weight that is not positive, or states with different paths, shapes or
+        dtypes.
     """
     if not states or len(states) != len(weights):
-        raise InputError(f"expected a weight for each of at least one state, got {len(weights)} for {len(states)}")
+        raise InputError(
+            f"expected a weight for each of at least one state, got {len(weights)} for {len(states)}"
+        )
     if any(not w > 0 for w in weights):
         raise InputError(f"weights must be positive, got {list(weights)}")
     first = states[0]
     for state in states[1:]:
-        if {k: (v.shape, v.dtype) for k, v in state.items()} != {k: (v.shape, v.dtype) for k, v in first.items()}:
+        if {k: (v.shape, v.dtype) for k, v in state.items()} != {
+            k: (v.shape, v.dtype) for k, v in first.items()
+        }:
             raise InputError("states to average must have the same paths, shapes and dtypes")
     if len(states) == 1:
         return {path: tensor.clone() for path, tensor in first.items()}

@@ -29,12 +29,13 @@ from runtime.messages import (
     Handle,
     Items,
     Numbers,
+    Pointer,
     RequireGrad,
     Slot,
     Step,
     ZeroGrad,
 )
-from runtime.policy import PUBLIC, derive
+from runtime.policy import PUBLIC, Secrecy, derive
 from runtime.store import Stored
 
 _T = TypeVar("_T")
@@ -61,7 +62,7 @@ def _apply(call: Call, body: Apply) -> Done:
     secrecy = derive(g.secrecy for g in given)
     call.site.store.commit(
         {
-            id: Stored(result, call.client, secrecy=secrecy)
+            id: _stored(call, id, result, secrecy)
             for id, result in zip(body.results, _apart(call, tensors, results), strict=True)
             if id is not None
         }
@@ -174,6 +175,16 @@ def _step(call: Call, body: Step) -> Done:
     return Done()
 
 
+def _stored(call: Call, id: int, result: torch.Tensor, secrecy: Secrecy) -> Stored:
+    """A result as an object. One that replaces another is that object after an operation in place."""
+    old = call.site.store.get(id)
+    if old is None or isinstance(old.value, Pointer):
+        return Stored(result, call.client, secrecy=secrecy)
+    if result.requires_grad:
+        return replace(old, value=result, secrecy=secrecy)
+    return old.updated(result.detach(), secrecy)
+
+
 def _collect(call: Call, argument: object, given: list[Given]) -> None:
     """Append the tensors that an argument names."""
     if isinstance(argument, Handle):
@@ -192,7 +203,7 @@ _checked_lock = threading.Lock()  # workers of one process share it
 
 
 def _checked(call: Call, body: Apply, given: Sequence[Given]) -> Node:
-    """The op on these operands as a checked node; remembered, for checking takes longer than most small ops."""
+    """The op on these operands as a checked node; remembered: checking takes longer than a small op."""
     key = (
         body.op,
         tuple([_form(argument) for argument in body.operands]),

@@ -70,7 +70,8 @@ def _run(call: Call, body: Run) -> Values:
     secrecy = derive_approved(sources) if body.plan_id in call.site.approved else derive(sources)
     if any(isinstance(wish, Return) for wish in wishes):
         call.require_having(call.client, secrecy, f"the result of plan {graph.name!r} on private inputs")
-    outputs = call.site.executor.run(body.plan_id, installed.program, bound.tensors)
+    run = call.site.executor.run_with_grad if body.grad else call.site.executor.run
+    outputs = run(body.plan_id, installed.program, bound.tensors)
     puts, items = _place(call, graph, wishes, bound, outputs, secrecy)
     call.site.store.commit(puts)
     return Values(tuple(items))
@@ -111,8 +112,8 @@ def _bind(call: Call, graph: Graph, body: Run, wishes: Sequence[Wish]) -> _Bound
     bound = _Bound([], [], {})
     for port, argument in zip(graph.inputs, body.inputs, strict=True):
         given = call.given(argument)
-        # Plans have no autograd; a result must not hold on to what computed its inputs.
-        bound.tensors.append(given.tensor.detach())
+        # Without autograd a result must not hold on to what computed its inputs; nor ever to another's.
+        bound.tensors.append(given.tensor if body.grad and given.owned else given.tensor.detach())
         bound.secrecies.append(given.secrecy)
         if (port.role, port.path) in replaced:
             id = _state_id(graph, port, argument)
@@ -151,7 +152,9 @@ def _place(
             id, old = bound.state[port.role, port.path]
             puts[id] = old.updated(output.detach(), secrecy)
         elif isinstance(wish, Keep):
-            puts[wish.id] = Stored(output.detach(), call.client, secrecy=secrecy)
+            # An object of its own: with autograd an output may be an input, or another output.
+            kept = output.view_as(output) if output.requires_grad else output.detach()
+            puts[wish.id] = Stored(kept, call.client, secrecy=secrecy)
         elif isinstance(wish, Return):
             items.append(call.attach(output))
     return puts, items

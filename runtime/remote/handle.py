@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from planc.errors import DecodeError, InputError
 from planc.ir import TensorType, type_of
 from planc.plans import Buildable, Plan, plan_of
 from runtime.channels.base import Connection
-from runtime.errors import ObjectNotFound
+from runtime.errors import RemoteInputError
 from runtime.messages import (
     Answer,
     Backward,
@@ -41,6 +42,7 @@ from runtime.messages import (
     ZeroGrad,
 )
 from runtime.remote.pointer import RemotePointer
+from runtime.remote.recording import Pending
 from runtime.remote.tensor import RemoteTensor
 
 if TYPE_CHECKING:
@@ -56,11 +58,15 @@ class WorkerHandle:
     Attributes:
         id: the worker's name.
         connection: the way to it.
+        pending: operations that were recorded for it and not sent yet; ``pending_lock`` guards them.
     """
+
+    pending: Pending | None = None
 
     def __init__(self, id: str, connection: Connection) -> None:
         self.id = id
         self.connection = connection
+        self.pending_lock = threading.RLock()
         self._installed: set[str] = set()
 
     @property
@@ -70,7 +76,7 @@ class WorkerHandle:
 
         return me()
 
-    # -- data ---------------------------------------------------------------------------------------------------
+    # -- data ------------------------------------------------------------------------------------------------
 
     def send(
         self,
@@ -123,15 +129,15 @@ class WorkerHandle:
         )
         self.request(Put(items), [tensor.detach() for tensor in tensors])
         return [
-            RemoteTensor(self, id, t, requires_grad=tensor.requires_grad, tags=tags, description=description)
-            for id, t, tensor in zip(ids, types, tensors, strict=True)
+            self._handle(id, type, tensor.requires_grad, tags, description)
+            for id, type, tensor in zip(ids, types, tensors, strict=True)
         ]
 
     def fetch(self, ids: Sequence[int], delete: bool) -> list[torch.Tensor]:
         """The tensors with these ids, in one message; gone from the worker if ``delete``."""
         if not ids:
             return []
-        values = self.connection.values(Get(tuple(ids), delete))
+        values = self.values(Get(tuple(ids), delete))
         if len(values) != len(ids):
             raise DecodeError(f"worker {self.id!r} answered with {len(values)} values for {len(ids)}")
         out: list[torch.Tensor] = []
@@ -145,14 +151,20 @@ class WorkerHandle:
         """A second value of each, at the worker. One message."""
         ids = [self.new_id() for _ in tensors]
         self.request(Copy(tuple(t.id for t in tensors), tuple(ids)))
-        return [RemoteTensor(self, id, t.type, requires_grad=t.requires_grad) for id, t in zip(ids, tensors, strict=True)]
+        return [
+            RemoteTensor(self, id, t.tensor_type, requires_grad=t.requires_grad)
+            for id, t in zip(ids, tensors, strict=True)
+        ]
 
     def transfer(self, tensors: Sequence[RemoteTensor], worker: WorkerHandle) -> None:
-        """Let the worker send values straight to another, under the same ids; the handles follow. One message."""
+        """Let the worker send values straight to another, under the same ids; the handles follow.
+
+        One message.
+        """
         ids = tuple(t.id for t in tensors)
         self.request(Transfer(ids, worker.id, ids))
         for tensor in tensors:
-            tensor._rebind(worker, tensor.id, free_old=False)
+            tensor.moved_to(worker)
 
     def receive_pointer(self, tensor: RemoteTensor) -> RemotePointer:
         """Put a pointer to a remote tensor at this worker. One message."""
@@ -161,16 +173,18 @@ class WorkerHandle:
         return RemotePointer(self, id, tensor)
 
     def search(self, *tags: str) -> list[RemoteTensor]:
-        """Handles to the tensors that have all of these tags. One message. They do not free what they show."""
+        """Handles to the tensors that have all of these tags. One message.
+
+        They do not free what they show.
+        """
         found = self.infos(Search(tuple(tags)))
         return [
-            RemoteTensor(
-                self,
+            self._handle(
                 info.id,
                 TensorType(info.dtype, info.shape),
-                requires_grad=info.requires_grad,
-                tags=info.tags,
-                description=info.description,
+                info.requires_grad,
+                info.tags,
+                info.description,
                 owned=False,
             )
             for info in found
@@ -186,7 +200,7 @@ class WorkerHandle:
         """Delete all objects of this caller at the worker. One message."""
         self.request(Clear())
 
-    # -- autograd -----------------------------------------------------------------------------------------------
+    # -- autograd --------------------------------------------------------------------------------------------
 
     def backward(
         self, tensor: RemoteTensor, gradient: torch.Tensor | RemoteTensor | None, retain: bool
@@ -204,11 +218,11 @@ class WorkerHandle:
         id = self.new_id()
         try:
             self.request(Grad(tensor.id, id))
-        except (ObjectNotFound, InputError) as error:
-            if isinstance(error, ObjectNotFound):
-                raise
+        except RemoteInputError:  # no backward pass reached it
             return None
-        return RemoteTensor(self, id, tensor.type)
+        handle = RemoteTensor(self, id, tensor.tensor_type)
+        handle.is_gradient = True
+        return handle
 
     def require_grad(self, tensors: Sequence[RemoteTensor], value: bool) -> None:
         """Let tensors require grad, or no longer. One message."""
@@ -218,14 +232,34 @@ class WorkerHandle:
         """Forget the gradients of tensors. One message."""
         self.request(ZeroGrad(tuple(t.id for t in tensors)))
 
-    # -- plans --------------------------------------------------------------------------------------------------
+    # -- plans -----------------------------------------------------------------------------------------------
 
-    def receive_plan(self, plan: Plan) -> RemotePlan:
-        """Install a plan, and put its state here. One message each; none for what is there already."""
+    def receive_plan(self, plan: Plan, tags: Sequence[str] = (), description: str = "") -> RemotePlan:
+        """Install a plan, and put its state here. One message each; none for what is there already.
+
+        Args:
+            plan: the plan.
+            tags: words to find it by; plans with tags are visible to all clients.
+            description: for people.
+        """
         from runtime.remote.plan import RemotePlan
 
-        self.install(plan)
+        self.install(plan, tags, description)
         return RemotePlan.place(plan, self)
+
+    def plan(self, plan_id: str) -> RemotePlan:
+        """A plan that is installed here, to be called without having its source: see `search_plans`.
+
+        One message.
+
+        It has no state yet: give it some with `RemotePlan.with_state`.
+
+        Raises:
+            PlanNotFound: there is none.
+        """
+        from runtime.remote.plan import RemotePlan
+
+        return RemotePlan(self.fetch_plan(plan_id), self, {})
 
     def install(self, plan: Plan | Buildable, tags: Sequence[str] = (), description: str = "") -> None:
         """Send a plan, unless it was sent before. One message at most."""
@@ -265,7 +299,7 @@ class WorkerHandle:
             raise DecodeError(f"expected plans, got a {type(answer).__name__}")
         return {info.plan_id: info.name for info in answer.items}
 
-    # -- plumbing -----------------------------------------------------------------------------------------------
+    # -- plumbing --------------------------------------------------------------------------------------------
 
     def request(self, body: Body, tensors: Sequence[torch.Tensor] = ()) -> Answer:
         """Send one message and wait for its answer.
@@ -273,7 +307,26 @@ class WorkerHandle:
         Raises:
             WorkerError: what went wrong there.
         """
+        if self.pending is not None:
+            self.flush()
         return self.connection.call(body, tensors)[0]
+
+    def values(self, body: Body, tensors: Sequence[torch.Tensor] = ()) -> list[torch.Tensor | Pointer]:
+        """As `request`, for a message that is answered by values."""
+        if self.pending is not None:
+            self.flush()
+        return self.connection.values(body, tensors)
+
+    def flush(self) -> None:
+        """Send what was recorded for this worker: see `runtime.record`."""
+        with self.pending_lock:
+            pending = self.pending
+            if pending is not None and not pending.sending:
+                try:
+                    pending.send(self)
+                finally:
+                    self.pending = None
+                    pending.release(self.connection)
 
     def infos(self, body: Search | List) -> Sequence[ObjectInfo]:
         answer = self.request(body)
@@ -281,13 +334,34 @@ class WorkerHandle:
             raise DecodeError(f"expected objects, got a {type(answer).__name__}")
         return answer.items
 
+    def _handle(
+        self,
+        id: int,
+        type: TensorType,
+        requires_grad: bool,
+        tags: Sequence[str],
+        description: str,
+        owned: bool = True,
+    ) -> RemoteTensor:
+        handle = RemoteTensor(self, id, type, requires_grad=requires_grad, owned=owned)
+        if tags or description:
+            handle.tags, handle.description = tuple(tags), description
+        return handle
+
     def new_id(self) -> int:
         """An id for a new object."""
         return next(_ids)
 
     def release(self, id: int) -> None:
         """Let the worker forget an object, with the next message that goes there."""
-        self.connection.release(id)
+        pending = self.pending
+        if pending is None:
+            self.connection.release(id)
+            return
+        # No lock: this is called by destructors, which may run while their thread holds any.
+        pending.given_up.append(id)
+        if self.pending is not pending:  # it was sent meanwhile
+            pending.release(self.connection)
 
     def close(self) -> None:
         """Close the way to the worker."""
@@ -298,7 +372,7 @@ class WorkerHandle:
 
 
 class ObjectView:
-    """One entry of `WorkerHandle.objects`: an object as its worker describes it; elements only if public and few."""
+    """One entry of `WorkerHandle.objects`: as its worker describes it; elements only if public and few."""
 
     def __init__(self, worker: str, info: ObjectInfo) -> None:
         self.worker = worker

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class RemoteModule:
     """A module that travels: ``send`` puts its tensors at a worker, ``get`` brings them back.
 
-    While it is at a worker, calling it runs its own ``forward`` on remote tensors, one message an operation, and
-    ``model.fc1.weight`` is a remote tensor. While it is here, it is the plain module. Sending or fetching is one
-    message, and never takes a ``.grad`` along: gradients tell of the data.
+    While it is at a worker, calling it runs its own ``forward`` on remote tensors, one message an operation,
+    and ``model.fc1.weight`` is a remote tensor. While it is here, it is the plain module. Sending or fetching
+    is one message, and never takes a ``.grad`` along: gradients tell of the data.
 
     Args:
         module: is copied; the original is left alone.
@@ -30,7 +30,7 @@ class RemoteModule:
     def __init__(self, module: nn.Module) -> None:
         self._module = copy.deepcopy(module)
         self._skeleton: nn.Module | None = None
-        self._remote: dict[str, RemoteTensor] = {}
+        self._places: dict[str, tuple[nn.Module, str]] = {}
         self._location: WorkerHandle | None = None
 
     @property
@@ -52,7 +52,12 @@ class RemoteModule:
     @property
     def state(self) -> dict[str, RemoteTensor]:
         """Its tensors at the worker, by path: what a plan at the same worker can share."""
-        return dict(self._remote)
+        return self._remote
+
+    @property
+    def training(self) -> bool:
+        """Whether it is in training mode."""
+        return self._module.training
 
     def send(self, worker: WorkerHandle) -> Self:
         """Put parameters and buffers at a worker. One message.
@@ -77,12 +82,15 @@ class RemoteModule:
         tensors = self._location.fetch([self._remote[path].id for path in paths], delete=True)
         _load(self._module, dict(zip(paths, tensors, strict=True)))
         for handle in self._remote.values():
-            handle._let_go()
-        self._location, self._skeleton, self._remote = None, None, {}
+            handle.let_go()
+        self._location, self._skeleton, self._places = None, None, {}
         return self
 
     def move(self, worker: WorkerHandle) -> Self:
-        """Send its tensors straight from their worker to another. One message; none if it is there already."""
+        """Send its tensors straight from their worker to another.
+
+        One message; none if it is there already.
+        """
         if self._location is None:
             return self.send(worker)
         if worker is not self._location:
@@ -105,8 +113,9 @@ class RemoteModule:
 
     def named_parameters(self) -> Iterator[tuple[str, Any]]:
         """Its parameters with their paths."""
+        remote = self._remote
         for path, parameter in self._module.named_parameters():
-            yield path, self._remote.get(path, parameter)
+            yield path, remote.get(path, parameter)
 
     def zero_grad(self) -> None:
         """Forget all gradients. One message at most."""
@@ -158,14 +167,25 @@ class RemoteModule:
         where = "here" if self._location is None else f"at {self._location.id}"
         return f"<RemoteModule {type(self._module).__name__} {where}>"
 
+    @property
+    def _remote(self) -> dict[str, RemoteTensor]:
+        """By path, the handles that the module has now: its forward may have put others in their places."""
+        return {path: getattr(module, name) for path, (module, name) in self._places.items()}
+
     def _place(self, worker: WorkerHandle, remote: dict[str, RemoteTensor]) -> None:
-        self._location, self._remote = worker, remote
-        self._skeleton = _with_remote(self._module, remote)
+        self._location = worker
+        self._skeleton, self._places = _with_remote(self._module, remote)
 
 
 def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and buffers by path; a tied one once."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+def _own(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    """The tensors of a module itself, by attribute; tied ones each time."""
+    parameters = module.named_parameters(recurse=False, remove_duplicate=False)
+    return [*parameters, *module.named_buffers(recurse=False, remove_duplicate=False)]
 
 
 def _load(module: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
@@ -176,20 +196,24 @@ def _load(module: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
             own[path].grad = None
 
 
-def _with_remote(module: nn.Module, remote: dict[str, RemoteTensor]) -> nn.Module:
-    """A copy of the module whose tensors are remote ones, as plain attributes.
+def _with_remote(
+    module: nn.Module, remote: dict[str, RemoteTensor]
+) -> tuple[nn.Module, dict[str, tuple[nn.Module, str]]]:
+    """A copy of the module whose tensors are remote ones, as plain attributes; and by path, where each is.
 
     The copy is our own; neither torch nor the user's module is changed.
     """
     by_identity = {id(tensor): path for path, tensor in _tensors(module).items()}
-    memo: dict[int, Any] = {}
-    for tensor in _tensors(module).values():
-        memo[id(tensor)] = tensor  # share elements with the original: they are not used
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in _tensors(module).values()}  # they are not used
     skeleton = copy.deepcopy(module, memo)
+    places: dict[str, tuple[nn.Module, str]] = {}
     for original, twin in zip(module.modules(), skeleton.modules(), strict=True):
-        for tensors, own in ((original._parameters, twin._parameters), (original._buffers, twin._buffers)):
-            for name, tensor in tensors.items():
-                if tensor is not None:
-                    del own[name]
-                    object.__setattr__(twin, name, remote[by_identity[id(tensor)]])
-    return skeleton
+        for name, tensor in _own(original):
+            path = by_identity[id(tensor)]
+            delattr(twin, name)
+            object.__setattr__(twin, name, remote[path])
+            places.setdefault(path, (twin, name))
+        if isinstance(twin, nn.RNNBase):  # keeps its weights in a list besides
+            weights = [getattr(twin, name, None) for name in vars(twin)["_flat_weights_names"]]
+            object.__setattr__(twin, "_flat_weights", weights)
+    return skeleton, places

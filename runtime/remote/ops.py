@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from planc.capture.tree import unflatten
 from planc.errors import InputError, UnsupportedOpError
-from planc.ir import Attribute, DType, Node, TensorType, Value, type_of
 from planc.ops.randomness import make_key
 from runtime.errors import WrongWorker
-from runtime.messages import Apply, Argument, ElementType, Handle, Items, Numbers, Slot
-from runtime.remote.resolve import Operands, resolve
+from runtime.messages import Apply, Argument, Handle, Items, Slot
+from runtime.remote import recording
+from runtime.remote.arguments import take_apart
+from runtime.remote.resolve import Recipe, Ref, Step, resolve
 
 if TYPE_CHECKING:
     from runtime.remote.handle import WorkerHandle
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
 
 # Questions that are answered here, at no message.
 _LOCAL: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch.numel: lambda x: x.numel(),
-    torch.is_tensor: lambda x: False,
-    torch.is_floating_point: lambda x: x.is_floating_point(),
+    torch.numel: lambda input: input.numel(),
+    torch.is_tensor: lambda obj: False,
+    torch.is_floating_point: lambda input: input.is_floating_point(),
     torch.Tensor.size: lambda x, dim=None: x.size(dim),
     torch.Tensor.dim: lambda x: x.dim(),
     torch.Tensor.numel: lambda x: x.numel(),
@@ -33,39 +34,40 @@ _LOCAL: dict[Callable[..., Any], Callable[..., Any]] = {
 def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run a torch function whose arguments hold remote tensors, at their worker.
 
-    Local tensors among the arguments travel along. Results are remote tensors, in the function's own structure.
+    Local tensors among the arguments travel along. Results are remote tensors, in the function's own
+    structure.
 
     Raises:
         WrongWorker: the tensors live at different workers.
         CaptureError, UnsupportedOpError: the function is no operation that a worker knows.
+        InputError: arguments that do not fit, or a view whose tensor was changed in place.
         WorkerError: it failed there.
     """
-    from runtime.remote.tensor import RemoteTensor
-
-    if function in _LOCAL:
-        return _LOCAL[function](*args, **kwargs)
+    local = _LOCAL.get(function)
+    if local is not None:
+        return local(*args, **kwargs)
     if kwargs.get("out") is not None:
         raise UnsupportedOpError("out= is not supported for remote tensors: use what the function returns")
-    operands = Operands(args, kwargs, lambda x: isinstance(x, (RemoteTensor, torch.Tensor)))
-    worker = one_worker([x for x in operands.tensors if isinstance(x, RemoteTensor)])
-    captured = resolve(function, operands, [_type(x) for x in operands.tensors])
-    tensors: list[torch.Tensor] = []
-    known: dict[int, Argument] = {}
-    for value, operand in zip(captured.inputs, operands.tensors, strict=False):
-        known[value.index] = _argument(operand, tensors)
-    local = {index: tensor for index, tensor in enumerate(tensors)}
-    if captured.draws:
-        seed = int(torch.randint(2**62, ()))  # from torch's own generator, so torch.manual_seed holds
-        local[len(local)] = make_key(seed)
-        known[captured.inputs[-1].index] = Slot(len(local) - 1)
-    for value, constant in captured.constants:
-        local[len(local)] = constant
-        known[value.index] = Slot(len(local) - 1)
-    grad = torch.is_grad_enabled() and any(x.requires_grad for x in operands.tensors)
-    handles = _send(worker, captured.nodes, known, local, grad)
-    _write(captured.writes, operands.tensors, handles)
-    leaves = [_result(value, captured.inputs, operands.tensors, handles) for value in captured.outputs]
-    return unflatten(captured.results, iter(leaves))
+    tensors, key = take_apart(args, kwargs)
+    worker = _check(tensors)
+    recipe = resolve(function, args, kwargs, tensors, key)
+    if recipe.writes:
+        _check_writes(recipe, tensors)
+    values: dict[int, Any] = dict(enumerate(tensors))
+    if recipe.key >= 0:  # from torch's own generator, so torch.manual_seed holds
+        values[recipe.key] = make_key(int(torch.randint(2**62, ())))
+    if recipe.constants:
+        values.update(recipe.constants)
+    kept = {index: tensors[position] for index, position in recipe.kept.items()}
+    for step in recipe.steps:
+        _take(worker, step, values, kept)
+    if recipe.writes:
+        _write(recipe, tensors, values)
+    for index, position in recipe.views.items():
+        if not isinstance(tensors[position], torch.Tensor):
+            _mark_view(values[index], tensors[position], _way_back(function, args, recipe))
+    outputs = [values[index] for index in recipe.outputs]
+    return outputs[0] if recipe.arrange is None else recipe.arrange(outputs)
 
 
 def one_worker(tensors: Sequence[RemoteTensor]) -> WorkerHandle:
@@ -78,111 +80,122 @@ def one_worker(tensors: Sequence[RemoteTensor]) -> WorkerHandle:
     for tensor in tensors[1:]:
         if tensor.location is not first:
             raise WrongWorker(
-                f"the operands live at {first.id!r} and at {tensor.location.id!r}: move one to the other's worker "
+                f"the operands live at {first.id!r} and at {tensor.location.id!r}: move one to the other's "
+                "worker "
                 f"first, as in y.move({first.id})"
             )
     return first
 
 
-def _send(
-    worker: WorkerHandle,
-    nodes: Sequence[Node],
-    known: dict[int, Argument],
-    local: dict[int, torch.Tensor],
-    grad: bool,
-) -> dict[int, RemoteTensor]:
-    """Send one message a node; returns a handle for each value that it made. Unused ones free themselves."""
-    from runtime.remote.tensor import RemoteTensor
-
-    made: dict[int, RemoteTensor] = {}
-    for node in nodes:
-        used: list[torch.Tensor] = []
-
-        def place(value: Value, used: list[torch.Tensor] = used) -> Argument:
-            argument = known[value.index]
-            if isinstance(argument, Slot):
-                used.append(local[argument.index])
-                return Slot(len(used) - 1)
-            return argument
-
-        operands = tuple(_operand(operand, place) for operand in node.operands)
-        ids = tuple(worker.new_id() for _ in node.results)
-        attrs = {name: _attribute(value) for name, value in node.attrs}
-        worker.request(Apply(node.op, operands, attrs, ids, grad), used)
-        for result, id in zip(node.results, ids, strict=True):
-            differentiable = grad and result.type.dtype.is_floating and node.op != "aten.detach"
-            handle = RemoteTensor(worker, id, result.type, requires_grad=differentiable)
-            handle.is_leaf = not differentiable
-            made[result.index] = handle
-            known[result.index] = Handle(id)
-    return made
-
-
-def _operand(operand: Any, place: Callable[[Value], Argument]) -> Argument:
-    if isinstance(operand, Value):
-        return place(operand)
-    if isinstance(operand, tuple):
-        items = [None if item is None else place(item) for item in operand]
-        return Items(tuple(items))  # pyright: ignore[reportArgumentType] -- place gives handles and slots
-    return operand
-
-
-def _attribute(value: Attribute) -> Any:
-    if isinstance(value, DType):
-        return ElementType(value)
-    if isinstance(value, tuple):
-        return Numbers(value)  # pyright: ignore[reportArgumentType] -- remote shapes are static
-    return value
-
-
-def _type(x: RemoteTensor | torch.Tensor) -> TensorType:
-    if not isinstance(x, torch.Tensor):
-        return x.type
-    found = type_of(x)
-    if found is None:
-        raise InputError(f"a tensor of dtype {x.dtype} cannot be sent to a worker")
-    return found
-
-
-def _argument(x: RemoteTensor | torch.Tensor, tensors: list[torch.Tensor]) -> Argument:
-    if isinstance(x, torch.Tensor):
-        if x.requires_grad and torch.is_grad_enabled():
+def _check(operands: Sequence[Any]) -> WorkerHandle:
+    """The worker of a call, whose operands may be used there."""
+    remote = [x for x in operands if not isinstance(x, torch.Tensor)]
+    if len(remote) < len(operands) and torch.is_grad_enabled():
+        local = (x for x in operands if isinstance(x, torch.Tensor))
+        if any(x.requires_grad for x in local):
             raise InputError(
                 "a local tensor that requires grad met a remote one: gradients do not cross workers; "
                 "send it first, or detach it"
             )
-        tensors.append(x)
-        return Slot(len(tensors) - 1)
-    return Handle(x.id)
+    for x in remote:
+        x.check_fresh()
+    return one_worker(remote)
 
 
-def _write(
-    writes: Sequence[tuple[int, Value]], operands: Sequence[Any], handles: dict[int, RemoteTensor]
-) -> None:
-    """Let operands that were written in place stand for their new values."""
-    for position, value in writes:
+def _take(worker: WorkerHandle, step: Step, values: dict[int, Any], kept: dict[int, RemoteTensor]) -> None:
+    """Send the message of a step, and put its results among the values.
+
+    A result that replaces an operand (``kept``) does so at the worker too, where it stays what it was: a
+    parameter with its gradient, an object with its tags.
+    """
+    from runtime.remote.tensor import RemoteTensor
+
+    grad = torch.is_grad_enabled() and any(values[i].requires_grad for i in step.refs)
+    recorder = recording.current()
+    if kept and recorder is None:
+        ids = tuple([kept[r.index].id if r.index in kept else worker.new_id() for r in step.node.results])
+    else:
+        ids = tuple([worker.new_id() for _ in step.node.results])
+    if recorder is not None:
+        recorder.add(worker, step.node, values, ids, grad)
+    else:
+        tensors: list[torch.Tensor] = []
+        operands = tuple([_argument(operand, values, tensors) for operand in step.operands])
+        worker.request(Apply(step.node.op, operands, step.attrs, ids, grad), tensors)
+    for result, id, flows in zip(step.node.results, ids, step.differentiable, strict=True):
+        handle = RemoteTensor(worker, id, result.type, requires_grad=grad and flows)
+        if result.index in kept and id == kept[result.index].id:
+            handle.is_owner = False  # the operand's handle is the owner
+        if handle.requires_grad:
+            handle.is_leaf = False
+        values[result.index] = handle
+
+
+def _argument(operand: Any, values: dict[int, Any], tensors: list[torch.Tensor]) -> Argument:
+    if isinstance(operand, Ref):
+        value = values[operand.index]
+        if isinstance(value, torch.Tensor):
+            tensors.append(value)
+            return Slot(len(tensors) - 1)
+        return Handle(value.id)
+    if isinstance(operand, tuple):
+        items = [None if item is None else _argument(item, values, tensors) for item in operand]
+        return Items(tuple(items))  # pyright: ignore[reportArgumentType] -- a Ref gives a handle or a slot
+    return operand
+
+
+def _check_writes(recipe: Recipe, operands: Sequence[Any]) -> None:
+    for position, _ in recipe.writes:
         target = operands[position]
         if isinstance(target, torch.Tensor):
             raise InputError("a local tensor cannot be written in place with a remote value: get it first")
-        new = handles[value.index]
-        new._let_go()
-        leaf = target.requires_grad and target.is_leaf and not new.requires_grad
-        target._rebind(new.location, new.id, free_old=True)
-        target.type = new.type
-        if leaf:  # a parameter that was updated under no_grad stays a parameter
+        if target.is_gradient or (target.view_base is not None and target.write_back is None):
+            raise InputError(
+                "an operation in place on this view (a reshape, a view of a view, .grad) would not reach "
+                "the tensor "
+                "that it views: index that tensor itself, as in x[0, 1] += 1, or use x.zero_grad()"
+            )
+        if target.requires_grad and target.is_leaf and torch.is_grad_enabled():
+            raise InputError(
+                "a leaf that requires grad cannot be changed in place: do it under torch.no_grad(), as an "
+                "optimizer does"
+            )
+
+
+def _write(recipe: Recipe, operands: Sequence[Any], values: dict[int, Any]) -> None:
+    """Let operands that were written in place stand for their new values."""
+    for position, index in recipe.writes:
+        target, new = operands[position], values[index]
+        lost = target.id != new.id and target.requires_grad and target.is_leaf
+        target.become(new)
+        if lost:  # a parameter that is updated stays one
             target.location.require_grad([target], True)
-        else:
-            target._requires_grad, target.is_leaf = new.requires_grad, new.is_leaf
+        values[index] = target  # in-place methods return it
+        base = target.view_base[0]() if target.view_base is not None else None
+        if base is not None:
+            target.write_back(base, target)
+            target.view_base = (weakref.ref(base), base.version)
 
 
-def _result(
-    value: Value, inputs: Sequence[Value], operands: Sequence[Any], handles: dict[int, RemoteTensor]
-) -> Any:
-    """The handle of an output; an output that is an operand is that operand, as in-place methods return."""
-    if value.index in handles:
-        written = next((x for x in operands if getattr(x, "_id", None) == handles[value.index].id), None)
-        return handles[value.index] if written is None else written
-    for candidate, operand in zip(inputs, operands, strict=False):
-        if candidate.index == value.index:
-            return operand
-    raise InputError("a torch function returned a tensor that does not depend on its operands")
+WayBack = Callable[["RemoteTensor", "RemoteTensor"], None]
+
+
+def _way_back(function: Callable[..., Any], args: tuple[Any, ...], recipe: Recipe) -> WayBack | None:
+    """How a tensor gets what became of its view: an index, or the tensor detached; None for other views."""
+    if function is torch.Tensor.__getitem__:
+        return lambda base, view: base.__setitem__(args[1], view)
+    return _set_whole if recipe.steps[-1].node.op == "aten.detach" else None
+
+
+def _set_whole(base: RemoteTensor, view: RemoteTensor) -> None:
+    with torch.no_grad():
+        base.copy_(view)
+
+
+def _mark_view(view: RemoteTensor, operand: RemoteTensor, way_back: WayBack | None) -> None:
+    """Remember whose memory a view shows: it is of no use when that was changed."""
+    view.view_base = operand.view_base or (weakref.ref(operand), operand.version)
+    view.write_back = way_back if operand.view_base is None else None
+
+
+__all__ = ["call", "one_worker"]

@@ -18,8 +18,8 @@ from runtime.remote.module import RemoteModule
 class RemoteOptimizer:
     """Updates a `RemoteModule` where it is. A step is one message, and so is ``zero_grad``.
 
-    The state of each worker (momenta, moments, counts) is made there and never leaves it, so that one optimizer
-    serves a model that travels between workers.
+    The state of each worker (momenta, moments, counts) is made there and never leaves it, so that one
+    optimizer serves a model that travels between workers.
 
     >>> opt = RemoteOptimizer(model, torch.optim.Adam, lr=0.1)
 
@@ -35,7 +35,7 @@ class RemoteOptimizer:
     def __init__(self, model: RemoteModule, cls: type[optim.Optimizer], **options: Any) -> None:
         self._model = model
         # torch's own class checks the options; its parameter stands for the model's.
-        stand_in: Any = cls([nn.Parameter(torch.zeros(1))], **options)  # pyright: ignore[reportCallIssue]
+        stand_in: Any = cls([nn.Parameter(torch.zeros(1))], **options)
         self._optimizer: optim.Optimizer = stand_in
         update_of(self._optimizer, self._group)
         self._state: dict[str, tuple[Any, list[list[int]]]] = {}
@@ -65,7 +65,9 @@ class RemoteOptimizer:
         """
         worker = self._model.location
         if worker is None:
-            raise InputError("the model is not at a worker: send it first, or use torch.optim for a local model")
+            raise InputError(
+                "the model is not at a worker: send it first, or use torch.optim for a local model"
+            )
         update: Update = update_of(self._optimizer, self._group)
         params = [p for p in self._model.parameters() if p.requires_grad]
         known, state = self._state.get(worker.id, (None, []))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from planc.errors import InputError
-from planc.ir import Input, TensorType
+from planc.ir import Input, Role, TensorType
 from planc.ir.binding import bind
 from planc.plans import Plan
 from runtime.errors import WrongWorker
 from runtime.messages import Drop, Handle, Keep, Return, Run, Slot, Update
+from runtime.remote.background import background
 from runtime.remote.tensor import RemoteTensor
 
 if TYPE_CHECKING:
@@ -58,6 +60,10 @@ class RemotePlan:
     def __call__(self, *args: Any) -> Any:
         """Run at the worker on remote and local values; the results stay there, and state is replaced there.
 
+        Under autograd, where an argument or a parameter requires grad, the results do too and ``backward``
+        reaches it (more slowly than without: node by node). A plan that updates its parameters does that by
+        itself.
+
         Returns:
             Remote tensors, arranged as the plan's Python code returns its results.
 
@@ -70,19 +76,26 @@ class RemotePlan:
         bindings = bind(self.plan.graph, types)
         results = self.plan.graph.results()
         ids = [self.location.new_id() for _ in results]
-        self.location.request(Run(self.id, inputs, tuple(Keep(id) for id in ids)), tensors)
-        handles = [
-            RemoteTensor(self.location, id, TensorType(port.value.type.dtype, port.value.type.at(bindings)))
-            for id, port in zip(ids, results, strict=True)
-        ]
+        grad = self._differentiates(args)
+        self.location.request(Run(self.id, inputs, tuple(Keep(id) for id in ids), grad=grad), tensors)
+        handles: list[RemoteTensor] = []
+        for id, port in zip(ids, results, strict=True):
+            type = TensorType(port.value.type.dtype, port.value.type.at(bindings))
+            handle = RemoteTensor(self.location, id, type, requires_grad=grad and type.dtype.is_floating)
+            handle.is_leaf = not handle.requires_grad
+            handles.append(handle)
         return self.plan.arrange(handles)
+
+    def submit(self, *args: Any) -> Future[Any]:
+        """As a call, in the background: a future of what it returns."""
+        return background().submit(self, *args)
 
     def fetch(self, *args: Any) -> Any:
         """As a call, but the results come back in the reply: still one message."""
         inputs, tensors, types = self._inputs(args, {})
         bind(self.plan.graph, types)
         run = Run(self.id, inputs, (Return(),) * len(self.plan.graph.results()))
-        return self.plan.arrange(own(self.location.connection.values(run, tensors)))
+        return self.plan.arrange(own(self.location.values(run, tensors)))
 
     def evaluate(self, *args: Any) -> Any:
         """As `fetch`, but the state at the worker stays as it is."""
@@ -90,7 +103,7 @@ class RemotePlan:
         bind(self.plan.graph, types)
         graph = self.plan.graph
         run = Run(self.id, inputs, (Return(),) * len(graph.results()), (Drop(),) * len(graph.updates()))
-        return self.plan.arrange(own(self.location.connection.values(run, tensors)))
+        return self.plan.arrange(own(self.location.values(run, tensors)))
 
     def round(
         self, state: Mapping[str, torch.Tensor], *args: Any, keep: Mapping[str, torch.Tensor] | None = None
@@ -113,7 +126,9 @@ class RemotePlan:
             raise InputError(f"plan {self.name!r} has no state {min(unknown)!r}")
         frozen = set(keep) - {p.path for p in graph.updates()}
         if frozen:
-            raise InputError(f"plan {self.name!r} does not update {min(frozen)!r}, so nothing of it can be kept")
+            raise InputError(
+                f"plan {self.name!r} does not update {min(frozen)!r}, so nothing of it can be kept"
+            )
         inputs, tensors, types = self._inputs(args, {**state, **keep})
         bind(graph, types)
         kept = {path: self.location.new_id() for path in keep}
@@ -122,9 +137,11 @@ class RemotePlan:
             for p in graph.updates()
         )
         run = Run(self.id, inputs, (Return(),) * len(graph.results()), updates)
-        values = iter(own(self.location.connection.values(run, tensors)))
+        values = iter(own(self.location.values(run, tensors)))
         ports = {p.path: p for p in graph.updates()}
-        self.state |= {path: RemoteTensor(self.location, id, ports[path].value.type) for path, id in kept.items()}
+        self.state |= {
+            path: RemoteTensor(self.location, id, ports[path].value.type) for path, id in kept.items()
+        }
         results: list[torch.Tensor] = []
         new: dict[str, torch.Tensor] = {}
         for port in graph.outputs:
@@ -135,7 +152,7 @@ class RemotePlan:
         return self.plan.arrange(results), new
 
     def with_state(self, state: Mapping[str, RemoteTensor]) -> RemotePlan:
-        """The same plan over other state at the worker: a train step and an evaluation of the same parameters."""
+        """The same plan over other state at the worker: a step and an evaluation of the same parameters."""
         return RemotePlan(self.plan, self.location, {**self.state, **state})
 
     def get(self) -> Plan:
@@ -146,7 +163,7 @@ class RemotePlan:
         paths = list(self.state)
         tensors = self.location.fetch([self.state[path].id for path in paths], delete=True)
         for handle in self.state.values():
-            handle._let_go()
+            handle.let_go()
         self.state = {}
         return self.plan.with_state(dict(zip(paths, tensors, strict=True)))
 
@@ -156,10 +173,16 @@ class RemotePlan:
         tensors = self.location.fetch([self.state[path].id for path in paths], delete=False)
         return self.plan.with_state(dict(zip(paths, tensors, strict=True)))
 
+    def _differentiates(self, args: tuple[Any, ...]) -> bool:
+        if not torch.is_grad_enabled() or any(p.role is Role.PARAMETER for p in self.plan.graph.updates()):
+            return False
+        given = [*self.plan.flatten_arguments(args), *(self.state[p.path] for p in self.plan.graph.state())]
+        return any(isinstance(x, RemoteTensor) and x.requires_grad for x in given)
+
     def _inputs(
         self, args: tuple[Any, ...], state: State
     ) -> tuple[tuple[Handle | Slot, ...], list[torch.Tensor], list[TensorType]]:
-        """Every input of the graph as the message names it, the tensors that travel along, and their types."""
+        """Every input of the graph as the message names it, the tensors that travel, and their types."""
         from runtime.remote.handle import tensor_type
 
         leaves = iter(self.plan.flatten_arguments(args))
@@ -171,7 +194,7 @@ class RemotePlan:
             if isinstance(value, RemoteTensor):
                 self._check_location(port, value)
                 inputs.append(Handle(value.id))
-                types.append(value.type)
+                types.append(value.tensor_type)
             elif isinstance(value, torch.Tensor):
                 types.append(tensor_type(value))
                 tensors.append(value.detach())
@@ -186,7 +209,8 @@ class RemotePlan:
         found = state.get(port.path, self.state.get(port.path))
         if found is None:
             raise InputError(
-                f"plan {self.name!r} needs the state {port.path!r} ({port.value.type}), which it was not given"
+                f"plan {self.name!r} needs the state {port.path!r} ({port.value.type}), which it was not "
+                "given"
             )
         return found
 
@@ -198,7 +222,8 @@ class RemotePlan:
             )
 
     def __repr__(self) -> str:
-        return f"<RemotePlan {self.name} at {self.location.id}, id {self.id[:12]}, {len(self.state)} state tensors>"
+        state = f"{len(self.state)} state tensors"
+        return f"<RemotePlan {self.name} at {self.location.id}, id {self.id[:12]}, {state}>"
 
 
 def own(values: Sequence[Any]) -> list[torch.Tensor]:

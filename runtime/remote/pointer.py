@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 class RemotePointer:
     """A pointer at ``location`` to ``target``; the data stays where the target is.
 
-    It keeps its target alive. When it dies, the pointer is freed, and the target with it if nothing else holds it.
+    It keeps its target alive. When it dies, the pointer is freed, and the target with it if nothing else
+    holds it.
     """
 
     def __init__(self, location: WorkerHandle, id: int, target: RemoteTensor | RemotePointer) -> None:
@@ -33,7 +34,7 @@ class RemotePointer:
 
     def get(self) -> RemoteTensor | RemotePointer:
         """Take the pointer back: returns what it points to. One message."""
-        (value,) = self.location.connection.values(Get((self.id,), delete=True))
+        (value,) = self.location.values(Get((self.id,), delete=True))
         if value != Pointer(self.target.location.id, self.target.id):
             raise DecodeError(f"worker {self.location.id!r} returned another pointer than it was given")
         self._finalizer.detach()

@@ -1,228 +1,232 @@
-"""From one torch function call to the op-table nodes that it is: by name where it is one op, else by capture.
+"""From one torch function call to what is sent for it: by name where it is one op, else by capture.
 
-Knows types only, no workers. Captures are remembered by function, operand types and numbers.
+Knows types only, no workers. Recipes are remembered by function, operand types and numbers.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
 import torch
 
 from planc.capture.call import CapturedCall, capture_call
-from planc.capture.tree import flatten
-from planc.errors import TypeCheckError
-from planc.ir import Attribute, Operand, TensorType, Value, from_torch
-from planc.ops import Kind, OpDef, all_ops, node
+from planc.capture.tree import unflatten
+from planc.errors import UnsupportedOpError
+from planc.ir import Attribute, DType, Node, Operand, TensorType, Value
+from planc.ir.structure import Leaf
+from planc.ops import Trait, lookup, node
+from runtime.messages import ElementType, Numbers
+from runtime.remote.arguments import fill, type_of_operand
+from runtime.remote.direct import direct
 
 _REMEMBERED = 4096
 
-# Functions that are one op of the table whose capture would be the identity, or is worth skipping.
-_NAMED = {"detach": "aten.detach", "clone": "aten.clone"}
-_OPERATORS = {
-    "__add__": "add",
-    "__radd__": "add",
-    "__sub__": "sub",
-    "__rsub__": "rsub",
-    "__mul__": "mul",
-    "__rmul__": "mul",
-    "__truediv__": "div",
-    "__matmul__": "matmul",
-    "__pow__": "pow",
-    "__neg__": "neg",
-    "__eq__": "eq",
-    "__ne__": "ne",
-    "__lt__": "lt",
-    "__le__": "le",
-    "__gt__": "gt",
-    "__ge__": "ge",
-}
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A tensor of a call, by the number of its value."""
+
+    index: int
 
 
-class Operands:
-    """The tensor operands of a call taken out of its arguments: their types, and the arguments without them."""
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One message: an op of the table.
 
-    def __init__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], is_tensor: Callable[[Any], bool]) -> None:
-        self.tensors: list[Any] = []
-        self._is_tensor = is_tensor
-        self.args = self._strip(args)
-        self.kwargs = {name: self._strip(value) for name, value in kwargs.items()}
+    Attributes:
+        node: the op as a plan has it.
+        operands: as the message has them, with `Ref` for tensors.
+        refs: all of them, in order.
+        attrs: as the message has them.
+        differentiable: for each result, whether a gradient can flow to it.
+    """
 
-    def _strip(self, value: Any) -> Any:
-        if self._is_tensor(value):
-            self.tensors.append(value)
-            return _Place(len(self.tensors) - 1)
-        if isinstance(value, (tuple, list)):
-            return type(value)(self._strip(item) for item in value)
-        return value
-
-    def fill(self, tensors: Sequence[Any]) -> tuple[Any, dict[str, Any]]:
-        """The arguments with these tensors in their places."""
-
-        def put(value: Any) -> Any:
-            if isinstance(value, _Place):
-                return tensors[value.index]
-            if isinstance(value, (tuple, list)):
-                return type(value)(put(item) for item in value)
-            return value
-
-        return put(self.args), {name: put(value) for name, value in self.kwargs.items()}
-
-    def key(self) -> Any:
-        """The arguments without tensors, hashable; numbers keep their types (1, 1.0 and True differ)."""
-        return _key(self.args), tuple((name, _key(value)) for name, value in sorted(self.kwargs.items()))
+    node: Node
+    operands: tuple[Any, ...]
+    refs: tuple[int, ...]
+    attrs: dict[str, Any]
+    differentiable: tuple[bool, ...]
 
 
-class _Place:
-    """Where a tensor operand stood."""
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a call comes down to.
 
-    def __init__(self, index: int) -> None:
-        self.index = index
+    Values are numbered: operands, a random key if it ``draws``, constants, results.
 
-    def __repr__(self) -> str:
-        return f"<operand {self.index}>"
+    Attributes:
+        steps: the messages, in order.
+        key: the number of the random key, or -1.
+        constants: tensors that the call brings along, by number.
+        writes: for each operand that it changes in place, its position, and its new value by number.
+        kept: of these, the new values (with the positions) that may replace the old ones at once: made by the
+            last step, when nothing reads the old ones any more.
+        outputs: the values that it returns, by number.
+        arrange: makes what it returns out of these.
+        views: for each output that shares memory with an operand, the operand's position.
+    """
+
+    steps: tuple[Step, ...]
+    key: int
+    constants: tuple[tuple[int, torch.Tensor], ...]
+    writes: tuple[tuple[int, int], ...]
+    kept: Mapping[int, int]
+    outputs: tuple[int, ...]
+    arrange: Callable[[Sequence[Any]], Any] | None
+    views: Mapping[int, int]
 
 
-_cache: OrderedDict[Any, CapturedCall] = OrderedDict()
+_recipes: OrderedDict[Any, Recipe] = OrderedDict()
 _lock = Lock()
 
 
-def resolve(function: Callable[..., Any], operands: Operands, types: Sequence[TensorType]) -> CapturedCall:
-    """The nodes that a call comes down to.
+def resolve(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    operands: Sequence[Any],
+    key: Any,
+) -> Recipe:
+    """The recipe of a call.
+
+    Args:
+        function, args, kwargs: the call.
+        operands: its tensors, in order.
+        key: says all of the arguments but the elements of tensors.
 
     Raises:
+        InputError: an index out of range.
         CaptureError: it branches on data, or torch refuses its operands.
         UnsupportedOpError: it needs an operation outside the op table.
     """
-    key = (function, tuple(types), operands.key())
+    key = (function, key)
     with _lock:
-        found = _cache.get(key)
+        found = _recipes.get(key)
         if found is not None:
-            _cache.move_to_end(key)
+            _recipes.move_to_end(key)
             return found
-    made = _direct(function, operands, types) or _captured(function, operands, types)
+    types = [type_of_operand(x) for x in operands]
+    call = direct(function, args, kwargs, types) or _captured(function, args, kwargs, types)
+    made = _recipe(function, call)
     with _lock:
-        _cache[key] = made
-        if len(_cache) > _REMEMBERED:
-            _cache.popitem(last=False)
+        _recipes[key] = made
+        if len(_recipes) > _REMEMBERED:
+            _recipes.popitem(last=False)
     return made
 
 
-def _captured(function: Callable[..., Any], operands: Operands, types: Sequence[TensorType]) -> CapturedCall:
+def _captured(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    types: Sequence[TensorType],
+) -> CapturedCall:
     def call(*tensors: torch.Tensor) -> Any:
-        args, kwargs = operands.fill(tensors)
-        return function(*args, **kwargs)
+        filled = iter(tensors)
+        return _plain(function(*fill(args, filled), **fill(dict(kwargs), filled)))
 
     return capture_call(call, types)
 
 
-def _direct(
-    function: Callable[..., Any], operands: Operands, types: Sequence[TensorType]
-) -> CapturedCall | None:
-    """The call as one op, where a function of its name takes these arguments in the op table; or None."""
-    raw = getattr(function, "__name__", "")
-    name = _OPERATORS.get(raw, raw)
-    inputs = tuple(Value(i, t) for i, t in enumerate(types))
-    if name in _NAMED and len(inputs) == 1 and len(operands.args) == 1 and not operands.kwargs:
-        return _one_node(_NAMED[name], (inputs[0],), {}, inputs)
-    args, kwargs = operands.fill(inputs)
-    for definition, schema in _OVERLOADS.get(name, ()):
-        fitted = _fit(definition, schema, tuple(args), kwargs)
-        if fitted is None:
-            continue
-        try:
-            return _one_node(definition.name, *fitted, inputs)
-        except TypeCheckError:
-            return None  # torch says it better, or knows a form that the op does not
-    return None
+def _plain(result: Any) -> Any:
+    """Torch's own named tuples (``max(dim=1)``) as tuples: `_recipe` names them again."""
+    return tuple(result) if type(result).__module__ == "torch.return_types" else result
 
 
-def _one_node(
-    op: str, operands: tuple[Operand, ...], attrs: Mapping[str, Attribute], inputs: tuple[Value, ...]
-) -> CapturedCall:
-    made = node(op, operands, attrs, len(inputs))
-    tree, _ = flatten(tuple(torch.empty(0) for _ in made.results))
-    if len(made.results) == 1:
-        tree, _ = flatten(torch.empty(0))
-    return CapturedCall(inputs, (made,), tree, made.results, (), (), False)
+def _recipe(function: Callable[..., Any], call: CapturedCall) -> Recipe:
+    call = _own_writes(call)
+    for position, value in call.writes:
+        if value.type.dtype is not call.inputs[position].type.dtype:
+            raise UnsupportedOpError("an operation in place cannot change the dtype of its tensor")
+    return Recipe(
+        steps=tuple(_step(made) for made in call.nodes),
+        key=call.inputs[-1].index if call.draws else -1,
+        constants=tuple((value.index, tensor) for value, tensor in call.constants),
+        writes=tuple((position, value.index) for position, value in call.writes),
+        kept=_kept(call),
+        outputs=tuple(value.index for value in call.outputs),
+        arrange=_arrangement(function, call),
+        views=_views(call),
+    )
 
 
-def _fit(
-    definition: OpDef, schema: Sequence[Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> tuple[tuple[Operand, ...], dict[str, Attribute]] | None:
-    """The arguments as operands and attributes of an op, if they are all it takes."""
-    positional = [a.name for a in schema if not a.kwarg_only]
-    if len(args) > len(positional):
+def _own_writes(call: CapturedCall) -> CapturedCall:
+    """The call with a copy wherever an operand is written with another, which stays its own."""
+    nodes, writes = list(call.nodes), list(call.writes)
+    given = {value.index for value in call.inputs} | {value.index for value, _ in call.constants}
+    following = max([*given, *(result.index for n in nodes for result in n.results)]) + 1
+    for i, (position, value) in enumerate(writes):
+        if value.index in given:
+            nodes.append(node("aten.clone", (value,), {}, following + i))
+            writes[i] = position, nodes[-1].results[0]
+    return replace(call, nodes=tuple(nodes), writes=tuple(writes))
+
+
+def _kept(call: CapturedCall) -> dict[int, int]:
+    last = {result.index for result in call.nodes[-1].results} if call.nodes else set[int]()
+    positions = {value.index: position for position, value in call.writes if value.index in last}
+    # A value that stands for two operands is no replacement of both.
+    return positions if len(positions) == sum(value.index in last for _, value in call.writes) else {}
+
+
+def _step(made: Node) -> Step:
+    flows = made.op != "aten.detach"
+    only_first = made.op == "aten.batch_norm"  # autograd leaves the running statistics alone
+    return Step(
+        made,
+        tuple(_operand(operand) for operand in made.operands),
+        tuple(value.index for value in made.values()),
+        {name: attribute(value) for name, value in made.attrs},
+        tuple(
+            flows and result.type.dtype.is_floating and not (only_first and i)
+            for i, result in enumerate(made.results)
+        ),
+    )
+
+
+def _operand(operand: Operand) -> Any:
+    if isinstance(operand, Value):
+        return Ref(operand.index)
+    if isinstance(operand, tuple):
+        return tuple(None if item is None else Ref(item.index) for item in operand)
+    return operand
+
+
+def attribute(value: Attribute) -> Any:
+    """An attribute as a message has it."""
+    if isinstance(value, DType):
+        return ElementType(value)
+    if isinstance(value, tuple):
+        return Numbers(value)  # pyright: ignore[reportArgumentType] -- remote shapes are static
+    return value
+
+
+def _arrangement(function: Callable[..., Any], call: CapturedCall) -> Callable[[Sequence[Any]], Any] | None:
+    """How the outputs are returned; None for one alone."""
+    if isinstance(call.results, Leaf):
         return None
-    given = dict(zip(positional, args, strict=False))
-    for name, value in kwargs.items():
-        given["self" if name == "input" else name] = value
-    known = {p.name for p in definition.params}
-    if any(name not in known for name in given):
-        return None
-    operands: list[Operand] = []
-    attrs: dict[str, Attribute] = {}
-    for p in definition.params:
-        if p.name not in given:
-            if p.required:
-                return None
-            if p.kind.is_operand:
-                operands.append(p.default)  # pyright: ignore[reportArgumentType] -- an operand's default is one
-            continue
-        value = given[p.name]
-        if p.kind.is_operand:
-            operands.append(tuple(value) if isinstance(value, list) else value)
-        else:
-            converted = _attribute(p.kind, value)
-            if converted is _UNFIT:
-                return None
-            attrs[p.name] = converted
-    return tuple(operands), attrs
+    named = getattr(torch.return_types, getattr(function, "__name__", ""), None)
+    if named is not None and named.n_fields == len(call.outputs):
+        return named
+    tree = call.results
+    return lambda leaves: unflatten(tree, iter(leaves))
 
 
-_UNFIT: Any = object()
+def _views(call: CapturedCall) -> dict[int, int]:
+    """Outputs, by number, that show the memory of an operand, with the operand's position."""
+    shown = {value.index: i for i, value in enumerate(call.inputs)}
+    made: set[int] = set()
+    for n in call.nodes:
+        first = next(n.values(), None)
+        if first is not None and first.index in shown and Trait.VIEW in lookup(n.op).traits:
+            shown |= {result.index: shown[first.index] for result in n.results}
+        made |= {result.index for result in n.results}
+    written = {value.index for _, value in call.writes}
+    return {index: shown[index] for index in (made & shown.keys()) - written}
 
 
-def _attribute(kind: Kind, value: Any) -> Any:
-    if isinstance(value, torch.dtype):
-        return from_torch(value) or _UNFIT
-    if isinstance(value, Value) or (isinstance(value, (tuple, list)) and any(isinstance(v, Value) for v in value)):
-        return _UNFIT
-    if kind in (Kind.INTS, Kind.OPT_INTS, Kind.DIMS) and isinstance(value, int) and not isinstance(value, bool):
-        return (value,)
-    return tuple(value) if isinstance(value, (list, torch.Size)) else value
-
-
-def _overloads() -> dict[str, list[tuple[OpDef, Sequence[Any]]]]:
-    """By function name, the ops that a call of that name may be, with the schema of the ATen overload.
-
-    Only ops of the overload's own name: an overload that imports under another name may mean more than the op.
-    """
-    out: dict[str, list[tuple[OpDef, Sequence[Any]]]] = {}
-    for definition in all_ops():
-        for target in definition.targets:
-            _, name, overload = target.split(".")
-            if definition.name == f"aten.{name}":
-                packet = getattr(torch.ops.aten, name)  # a name of our own table
-                schema = getattr(packet, overload)._schema.arguments
-                out.setdefault(name, []).append((definition, schema))
-    return out
-
-
-_OVERLOADS = _overloads()
-
-
-def _key(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return (type(value).__name__, *(_key(item) for item in value))
-    if isinstance(value, _Place):
-        return ("operand", value.index)
-    if isinstance(value, slice):
-        return ("slice", _key(value.start), _key(value.stop), _key(value.step))
-    return (type(value).__name__, repr(value))
-
-
-__all__ = ["Operands", "resolve"]
+__all__ = ["Recipe", "Ref", "Step", "attribute", "resolve"]

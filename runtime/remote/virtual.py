@@ -21,7 +21,7 @@ _me: VirtualWorker | None = None
 
 
 class _ByName:
-    """A channel to the virtual worker that has a name now: a new worker of the name takes the old one's place."""
+    """A channel to the virtual worker that has a name now: a new one takes the place of an older."""
 
     def __init__(self, id: str) -> None:
         self._id = id
@@ -43,8 +43,8 @@ def _peer(id: str) -> Channel:
 class VirtualWorker(WorkerHandle):
     """A worker in this process: for trying things out, for tests, and for many clients on one machine.
 
-    Every message is really encoded and decoded, so counts and bytes are those of a wire. A new worker takes the
-    place of an older one of the same name.
+    Every message is really encoded and decoded, so counts and bytes are those of a wire. A new worker takes
+    the place of an older one of the same name.
 
     Args:
         id: its name.
