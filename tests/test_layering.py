@@ -29,13 +29,16 @@ ALLOWED: dict[str, set[str]] = {
     "passes": MIDDLE,
     "lower": MIDDLE,
     "cost": MIDDLE | {"lower"},  # peak memory is that of the lowered plan
+    "draw": BASE | {"cost", "text"},
     "capture": BELOW_CAPTURE,
-    "plans": BELOW_CAPTURE | {"capture"},
+    "plans": BELOW_CAPTURE | {"capture", "draw"},
+    "diff": BASE | {"cost", "text", "draw", "plans"},
     "api": BELOW_CAPTURE | {"capture", "plans"},
     "__init__": BELOW_CAPTURE | {"capture", "plans", "api"},
-    "cli": BELOW_CAPTURE | {"capture", "plans", "api", "__init__"},
+    "__main__": {"cli"},
+    "cli": BELOW_CAPTURE | {"capture", "draw", "diff", "plans", "api", "__init__"},
 }
-RUNTIME_MAY_IMPORT = ALLOWED.keys() - {"cli"}
+RUNTIME_MAY_IMPORT = ALLOWED.keys() - {"cli", "__main__"}
 
 # Nothing unpickles: no program and no data travels that way. cloudpickle is for the channels of the
 # caller's own trust domain alone.

@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +16,12 @@ import typer
 
 import planc
 from planc import codec
-from planc.cli import costs, dot, failures, running, sources, tensors
+from planc.cli import costs, differences, failures, passing, running, sources, tensors
+from planc.cli.drawings import Emit, Form, rendered
 from planc.cli.sizes import sizes_for
 from planc.cli.summary import Summary, Written
 from planc.cli.words import console
+from planc.diff import diff
 from planc.text import format as layout
 from planc.text.suggest import count_of
 
@@ -37,19 +38,15 @@ app = typer.Typer(
 )
 
 
-class Emit(StrEnum):
-    """What `compile` writes."""
-
-    ARTIFACT = "artifact"
-    TEXT = "text"
-    DOT = "dot"
-
-
 Source = Annotated[str, typer.Argument(metavar="SRC", help=f"{sources.FORMS}.", show_default=False)]
 Dims = Annotated[
     list[str] | None, typer.Option("--dim", metavar="NAME=SIZE", help="Size of a named dim; repeatable.")
 ]
 Batch = Annotated[int | None, typer.Option("--batch", metavar="N", help="Size of the plan's first dim.")]
+Private = Annotated[
+    list[str] | None,
+    typer.Option("--private", metavar="PATH", help="An input that drawings mark as private; repeatable."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for machines.")]
 
 
@@ -78,38 +75,95 @@ def compile_command(
         ),
     ] = None,
     emit: Annotated[
-        Emit, typer.Option(help="What to write; text and dot go to standard output unless -o is given.")
+        Emit,
+        typer.Option(help="What to write; all but an artifact goes to standard output unless -o is given."),
     ] = Emit.ARTIFACT,
+    passes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B,C",
+            help=f"Run these passes instead of {passing.NAMES}; there is also {passing.ALSO}.",
+            show_default=False,
+        ),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what the passes nearly did, and why they did not.")
+    ] = False,
+    print_after: Annotated[
+        str | None,
+        typer.Option(metavar="PASS", help="Print the plan after every run of this pass, to standard error."),
+    ] = None,
+    private: Private = None,
     dims: Dims = None,
     batch: Batch = None,
     as_json: Json = False,
 ) -> None:
     """Optimise a plan, write it, and say what it is and costs."""
-    plan = sources.load(source)
-    # A plan that the passes have seen already keeps its records: they are what the summary shows.
-    plan = plan if plan.records else plan.optimized()
+    plan = passing.optimised(sources.load(source), passes, print_after, _tell)
     sizes = sizes_for(plan.graph, dims or [], batch)
     if emit is not Emit.ARTIFACT and out is None:
         if as_json:
             raise typer.BadParameter(
                 f"--emit {emit.value} needs -o OUT, or two things are printed", param_hint="--json"
             )
-        typer.echo(plan.text if emit is Emit.TEXT else dot.draw(plan), nl=False)
+        typer.echo(rendered(plan, Form(emit.value), sizes, private or []), nl=False)
+        if explain:  # beside what was asked for, not in it
+            for line in passing.reasons(plan.records):
+                _tell(line)
         return
     cost = plan.cost(**sizes.dims)  # before anything is written: sizes can be wrong
     path = out or _default_name(plan.name, source)
     if emit is Emit.ARTIFACT:
         written = codec.save(path, plan.graph, plan.constants, plan.state)
     else:
-        written = _write_text(path, plan.text if emit is Emit.TEXT else dot.draw(plan))
-    summary = Summary(source, plan, sizes, cost, Written(path, emit.value, written))
+        written = _write_text(path, rendered(plan, Form(emit.value), sizes, private or []))
+    summary = Summary(source, plan, sizes, cost, Written(path, emit.value, written), explain)
     _print_json(summary.json()) if as_json else _print_lines(summary.lines())
 
 
 @app.command("show")
-def show_command(source: Source) -> None:
-    """Print a plan as text, fully typed, one operation a line."""
-    typer.echo(sources.load(source).text, nl=False)
+def show_command(
+    source: Source,
+    emit: Annotated[Form, typer.Option(help="What to print.")] = Form.TEXT,
+    out: Annotated[
+        str | None, typer.Option("--out", "-o", metavar="OUT", help="File to write instead of printing.")
+    ] = None,
+    private: Private = None,
+    dims: Dims = None,
+    batch: Batch = None,
+) -> None:
+    """Print a plan as text, one operation a line, or draw it."""
+    plan = sources.load(source)
+    shown = rendered(plan, emit, sizes_for(plan.graph, dims or [], batch), private or [])
+    if out is None:
+        typer.echo(shown, nl=False)
+    else:
+        _write_text(out, shown)
+        typer.echo(f"wrote {out}: {emit.value}")
+
+
+@app.command("diff")
+def diff_command(
+    before: Annotated[
+        str, typer.Argument(metavar="A", help="The plan that was approved.", show_default=False)
+    ],
+    after: Annotated[
+        str, typer.Argument(metavar="B", help="The plan that is asked for.", show_default=False)
+    ],
+    dims: Dims = None,
+    as_json: Json = False,
+) -> None:
+    """Say what changed between two plans; exit with 1 if anything did."""
+    plans = sources.load(before), sources.load(after)
+    known = {var.name for plan in plans for var in plan.dims}
+    a, b = (
+        _side(source, plan, dims or [], known) for source, plan in zip((before, after), plans, strict=True)
+    )
+    found = diff(*plans)
+    _print_json(differences.report_json(a, b, found)) if as_json else _print_lines(
+        differences.lines(a, b, found)
+    )
+    raise typer.Exit(0 if found.same else 1)
 
 
 @app.command("check")
@@ -243,6 +297,14 @@ def main() -> None:
     app()
 
 
+def _side(source: str, plan: planc.Plan, dims: list[str], known: set[str]) -> differences.Side:
+    """One side of a difference. A size of a dim that only the other plan has is left to the other."""
+    mine = {var.name for var in plan.dims}
+    given = [entry for entry in dims if entry.partition("=")[0].strip() not in known - mine]
+    sizes = sizes_for(plan.graph, given)
+    return source, plan, sizes, plan.cost(**sizes.dims)
+
+
 def _default_name(plan: str, source: str) -> str:
     name = plan + sources.ARTIFACT  # the names of plans are identifiers: they fit any file system
     if source.endswith(sources.ARTIFACT) and os.path.realpath(name) == os.path.realpath(source):
@@ -261,6 +323,11 @@ def _write_text(path: str, text: str) -> int:
         Path(temporary).unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror or "cannot be written", path) from error
     return len(data)
+
+
+def _tell(text: str) -> None:
+    """Print what goes beside the output proper."""
+    typer.echo(text, err=True)
 
 
 def _print_lines(lines: Iterable[str]) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import JustifyMethod, RenderableType
+from rich.table import Table
 
 import planc
 from planc.cli.sizes import Sizes
 from planc.cli.summary import cost_json
 from planc.cli.words import decimal, size, table
 from planc.cost import Cost, NodeCost
+from planc.draw import by_op
+
+_MANY = 40
+"""More nodes than one sees at once: then the cost is told by op too."""
 
 
 def report(plan: planc.Plan, sizes: Sizes, cost: Cost) -> Iterator[RenderableType]:
@@ -21,19 +26,19 @@ def report(plan: planc.Plan, sizes: Sizes, cost: Cost) -> Iterator[RenderableTyp
     if sizes.note:
         yield f"({sizes.note})"
     yield ""
-    rows = table(
-        ("node", "left", "total"),
-        ("result", "left", ""),
-        ("times", "right", ""),
-        ("FLOPs", "right", decimal(cost.flops)),
-        ("moved", "right", size(cost.bytes_moved)),
-    )
+    # Without loops all run once: the column would say nothing, and names need its room.
+    loops = any(row.times != 1 for row in cost.rows)
+    counts: list[tuple[str, JustifyMethod, str]] = [("times", "right", "")] if loops else []
+    rows = table(("node", "left", "total"), ("result", "left", ""), *counts, *_figures(cost))
     for row in cost.rows:
-        name = f"{'  ' * row.level}{row.index} {row.op}"
-        figures = f"{row.times:,}", decimal(row.flops), size(row.bytes_moved)
-        rows.add_row(name, _result(row), *figures)
+        name = f"{'  ' * row.level}{row.index} {row.op.removeprefix('aten.')}"
+        times = [f"{row.times:,}"] if loops else []
+        rows.add_row(name, _result(row), *times, decimal(row.flops), size(row.bytes_moved))
     yield rows
     yield ""
+    if len(cost.rows) > _MANY:
+        yield _by_op(cost)
+        yield ""
     yield _totals(cost)
 
 
@@ -58,6 +63,21 @@ def report_json(plan: planc.Plan, sizes: Sizes, cost: Cost) -> dict[str, Any]:
             for row in cost.rows
         ],
     }
+
+
+def _by_op(cost: Cost) -> Table:
+    """The same by op: where the work is in a plan of many nodes."""
+    rows = table(("op", "left", "total"), ("nodes", "right", ""), ("times", "right", ""), *_figures(cost))
+    for share in by_op(cost.rows):
+        counts = f"{share.nodes:,}", f"{share.times:,}"
+        name = share.op.removeprefix("aten.")
+        rows.add_row(name, *counts, decimal(share.flops), size(share.bytes_moved))
+    return rows
+
+
+def _figures(cost: Cost) -> tuple[tuple[str, JustifyMethod, str], tuple[str, JustifyMethod, str]]:
+    """The columns of figures, with the plan's totals below."""
+    return ("FLOPs", "right", decimal(cost.flops)), ("moved", "right", size(cost.bytes_moved))
 
 
 def _result(row: NodeCost) -> str:

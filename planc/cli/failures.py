@@ -34,7 +34,7 @@ class Exit:
 
 EXITS = (
     Exit(0, "success"),
-    Exit(1, "any other error; fmt --check found a file to lay out", (PlancError,)),
+    Exit(1, "any other error; diff or fmt --check found a difference", (PlancError,)),
     Exit(2, "wrong usage: an unknown option, a missing argument"),
     Exit(3, "the text of a plan is wrong", (SourceError,)),
     Exit(4, "a plan is not valid, or larger than a limit", (PlanError,)),

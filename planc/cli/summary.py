@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import planc
+from planc.cli.passing import reasons
 from planc.cli.sizes import Sizes
 from planc.cli.words import decimal, size
 from planc.cost import Cost
@@ -45,6 +46,8 @@ class Summary:
     sizes: Sizes
     cost: Cost
     written: Written
+    explain: bool = False
+    """Whether the lines say what the passes nearly did."""
 
     @property
     def passes(self) -> tuple[PassRecord, ...]:
@@ -69,6 +72,8 @@ class Summary:
         yield f"  id {self.plan.id}"
         yield ""
         yield from _pass_lines(self.passes)
+        if self.explain:
+            yield from reasons(self.passes)
         yield from _ports("inputs", graph.arguments())
         yield from self._state_lines()
         yield from _ports("outputs", graph.results())
@@ -131,6 +136,7 @@ def pass_json(record: PassRecord) -> dict[str, Any]:
         "nodes_before": record.nodes_before,
         "nodes_after": record.nodes_after,
         "notes": list(record.notes),
+        "missed": list(record.missed),
     }
 
 

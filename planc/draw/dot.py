@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
-import planc
-from planc.ir import Graph, Role, Value
+from planc.draw.drawing import private_outputs
+from planc.ir import Graph, Input, Output, Role, Value
 from planc.ops import Kind, find
 
 _FILL = {
@@ -17,19 +17,29 @@ _FILL = {
 }
 
 
-def draw(plan: planc.Plan) -> str:
-    """The drawing: inputs coloured by role, nodes with the types of their results, a box for each subplan."""
+def dot(graph: Graph, private: Collection[str] = ()) -> str:
+    """The drawing: inputs coloured by role, nodes with the types of their results, a box for each subplan.
+
+    Args:
+        graph: the plan.
+        private: paths of inputs that are private, as in `planc.draw.svg`.
+
+    Raises:
+        InputError: ``private`` has a path that is no input's.
+    """
+    tainted = private_outputs(graph, private)
+    secret = tainted | {port.value.index for port in graph.inputs if port.path in private}
     lines = [
-        f"digraph {_quoted(plan.name)} {{",
+        f"digraph {_quoted(graph.name)} {{",
         '  node [shape=box, style="rounded,filled", fillcolor=white, fontname="Helvetica", fontsize=10];',
         '  edge [fontname="Helvetica", fontsize=8];',
-        *_graph(plan.graph, "g", "  "),
+        *_graph(graph, "g", "  ", secret),
         "}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _graph(graph: Graph, key: str, indent: str) -> Iterator[str]:
+def _graph(graph: Graph, key: str, indent: str, secret: Collection[int] = ()) -> Iterator[str]:
     """One graph's lines. ``key`` begins all its identifiers: names repeat between graphs, numbers do too."""
     for i, sub in enumerate(graph.subplans):
         yield f"{indent}subgraph cluster_{key}_{i} {{"
@@ -41,7 +51,8 @@ def _graph(graph: Graph, key: str, indent: str) -> Iterator[str]:
         origin[port.value.index] = made = f"{key}_v{port.value.index}"
         word = "" if port.role is Role.ARGUMENT else f"{port.role.value} "
         label = _label(f"{word}{port.path}", str(port.value.type))
-        yield f"{indent}{made} [label={label}, shape=ellipse, fillcolor={_quoted(_FILL[port.role])}];"
+        look = f"shape=ellipse, fillcolor={_quoted(_FILL[port.role])}{_mark(port, secret)}"
+        yield f"{indent}{made} [label={label}, {look}];"
     for constant in graph.constants:
         origin[constant.value.index] = made = f"{key}_v{constant.value.index}"
         label = _label(f"constant {constant.digest[:8]}", str(constant.value.type))
@@ -56,7 +67,7 @@ def _graph(graph: Graph, key: str, indent: str) -> Iterator[str]:
         made = f"{key}_o{i}"
         word = "result" if port.role is Role.ARGUMENT else f"new {port.role.value}"
         label = _label(f"{word} {port.path}", str(port.value.type))
-        look = f"shape=ellipse, fillcolor={_quoted(_FILL[port.role])}, peripheries=2"
+        look = f"shape=ellipse, fillcolor={_quoted(_FILL[port.role])}, peripheries=2{_mark(port, secret)}"
         yield f"{indent}{made} [label={label}, {look}];"
         yield f"{indent}{origin[port.value.index]} -> {made};"
 
@@ -68,6 +79,10 @@ def _title(graph: Graph, index: int) -> str:
     subplans = {p.name for p in definition.attrs if p.kind is Kind.SUBPLAN} if definition else set[str]()
     runs = [graph.subplans[v].name for name, v in node.attrs if name in subplans and isinstance(v, int)]
     return " ".join([node.op, *runs])
+
+
+def _mark(port: Input | Output, secret: Collection[int]) -> str:
+    return ', color="#c2272d", penwidth=2' if port.value.index in secret else ""
 
 
 def _types(values: tuple[Value, ...], most: int = 3) -> list[str]:
@@ -87,4 +102,4 @@ def _escaped(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", " ")
 
 
-__all__ = ["draw"]
+__all__ = ["dot"]

@@ -13,9 +13,26 @@ import torch
 from rich.filesize import decimal
 
 import planc
+from planc.draw import Captions, svg
+from planc.draw.style import page_style
+from planc.ir import Role
 from runtime.demo.chart import Series, line_chart
-from runtime.demo.drawing import draw
 from runtime.demo.results import Results, count
+
+_INPUTS = {
+    Role.ARGUMENT: "data: stays at its worker",
+    Role.PARAMETER: "parameters: travel each round",
+    Role.BUFFER: "buffers: travel each round",
+    Role.OPTIMIZER: "optimizer state: stays there",
+    Role.KEY: "random key: stays there",
+}
+_OUTPUTS = {
+    Role.ARGUMENT: "results: come back",
+    Role.PARAMETER: "parameters: come back",
+    Role.BUFFER: "buffers: come back",
+    Role.OPTIMIZER: "optimizer state: stays there",
+    Role.KEY: "random key: stays there",
+}
 
 
 def render(results: Results) -> str:
@@ -45,7 +62,8 @@ def render(results: Results) -> str:
         work=escape(results.work()),
         rows="\n".join(_rows(results)),
         notes="\n".join(f'<p class="foot">{escape(note)}</p>' for note in results.notes()),
-        drawing=draw(results.plan.graph),
+        style=page_style(),
+        drawing=svg(results.plan.graph, captions=_captions(results.plan)),
         nodes=results.plan.graph.count_nodes(),
         plan_id=results.plan.id,
         text=escape(results.plan.text),
@@ -55,6 +73,11 @@ def render(results: Results) -> str:
             f"seed {settings.seed}, batch size {settings.batch_size}; {results.seconds:.0f} seconds in all."
         ),
     )
+
+
+def _captions(plan: planc.Plan) -> Captions:
+    """Cards of inputs and outputs that say what becomes of each between the rounds."""
+    return Captions(_INPUTS, _OUTPUTS, {port.path: "the loss of each step" for port in plan.graph.results()})
 
 
 def _facts(results: Results) -> Iterator[str]:

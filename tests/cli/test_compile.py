@@ -62,6 +62,53 @@ def test_passes_show_nodes_before_and_after(call: Call, folder: Path) -> None:
     assert len(planc.load("waste.planc").nodes) == 2
 
 
+LAYERS = """\
+plan layers(x: f32[b, 4], param w: f32[4, 4], param c: f32[4]) -> f32[b, 4] {
+  h = relu(addmm(c, x, t(w)))
+  return addmm(c, h, w) - h * 0.1
+}
+"""
+
+
+def test_explain_says_what_was_not_done_and_why(call: Call, folder: Path) -> None:
+    (folder / "layers.plan").write_text(LAYERS)
+    check("compile_explain.txt", call("compile", "layers.plan", "--batch", "8", "--explain").stdout)
+    assert "not done" not in call("compile", "layers.plan").stdout
+    found = json.loads(call("compile", "layers.plan", "--json").stdout)
+    (fuse,) = (record for record in found["passes"] if record["name"] == "fuse")
+    assert [reason.split(":")[0] for reason in fuse["missed"]] == [
+        "linear at aten.addmm (layers.plan",
+        "scaled update at aten.sub (layers.plan",
+    ]
+    result = call("compile", "layers.plan", "--emit", "text", "--explain")
+    assert planc.parse(result.stdout).text == result.stdout
+    assert "linear at aten.addmm" in result.stderr
+    assert "not done\n  nothing that was near\n" in call("compile", "predict.plan", "--explain").stdout
+
+
+def test_passes_are_chosen_by_name(call: Call, folder: Path) -> None:
+    (folder / "layers.plan").write_text(LAYERS)
+
+    def ops(passes: str) -> list[str]:
+        text = call("compile", "layers.plan", "--emit", "text", "--passes", passes).stdout
+        return [node.op for node in planc.parse(text).nodes]
+
+    given = [node.op for node in planc.parse(LAYERS).nodes]
+    assert ops("") == ops("dce") == given
+    assert ops("fuse, dce") == ["fused.linear", "aten.relu", *given[3:]]
+    assert ops("fuse,group,dce") == ["fused.linear_act", *given[3:]]
+    assert "there is no pass 'inline'" in call("compile", "layers.plan", "--passes", "inline", code=2).stderr
+
+
+def test_the_plan_is_printed_after_a_pass(call: Call, folder: Path) -> None:
+    (folder / "waste.plan").write_text(WASTE)
+    result = call("compile", "waste.plan", "--emit", "text", "--print-after", "cse")
+    check("print_after.txt", result.stderr)
+    assert result.stdout == call("compile", "waste.plan", "--emit", "text").stdout
+    wrong = call("compile", "waste.plan", "--passes", "cse,dce", "--print-after", "fold", code=2).stderr
+    assert "the pass 'fold' does not run; there are cse, dce" in " ".join(wrong.replace("│", " ").split())
+
+
 def test_long_state_is_counted(call: Call, folder: Path) -> None:
     (folder / "many.plan").write_text(many_states())
     output = call("compile", "many.plan").stdout
@@ -119,7 +166,8 @@ def test_text_goes_to_standard_output_and_reads_back(call: Call, folder: Path) -
 
 def test_text_to_a_file(call: Call, folder: Path) -> None:
     output = call("compile", "predict.plan", "--emit", "text", "-o", "out.plan").stdout
-    assert (folder / "out.plan").read_text() == planc.parse((folder / "predict.plan").read_text()).text
+    given = planc.parse((folder / "predict.plan").read_text())
+    assert (folder / "out.plan").read_text() == planc.optimize(given).text
     assert "wrote out.plan: text" in output
 
 
@@ -155,13 +203,13 @@ def test_an_artifact_does_not_overwrite_itself_unasked(call: Call, folder: Path)
 
 
 def test_show_prints_the_text_of_both_forms(call: Call) -> None:
-    call("compile", "predict.plan")
+    call("compile", "predict.plan", "--passes", "")
     shown = call("show", "predict.planc").stdout
     assert shown == planc.load("predict.planc").text == call("show", "predict.plan").stdout
 
 
 def test_check(call: Call) -> None:
-    call("compile", "predict.plan")
+    call("compile", "predict.plan", "--passes", "")
     line = call("check", "predict.planc").stdout
     plan = planc.load("predict.planc")
     assert line == f"predict.planc: plan predict is valid: 4 nodes, id {plan.id[:12]}\n"

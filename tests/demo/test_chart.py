@@ -1,4 +1,4 @@
-"""Phases of a step, and the drawing and charts: well-formed, complete, and bounded."""
+"""Charts: well-formed, complete, and bounded."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-import planc
 from runtime.demo.chart import HEIGHT, Series, line_chart
-from runtime.demo.drawing import draw
-from runtime.demo.phases import Phase, classify, scan_of
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -21,51 +18,6 @@ def parse(svg: str) -> ElementTree.Element:
 
 def texts(svg: str) -> list[str]:
     return [element.text or "" for element in parse(svg).iter(f"{SVG}text")]
-
-
-def test_phases_follow_from_the_dataflow(step: planc.Plan) -> None:
-    found = scan_of(planc.epoch(step, batch_size=64).graph)
-    assert found is not None
-    made = classify(found[1])
-    ops = {phase: [node.op.removeprefix("aten.") for node in made.of(phase)] for phase in Phase}
-    assert ops[Phase.BATCH] == ["index_select", "index_select"]
-    assert ops[Phase.FORWARD][0] == "convolution"
-    assert ops[Phase.FORWARD][-1] == "nll_loss_forward"
-    assert not [op for op in ops[Phase.FORWARD] if "backward" in op]
-    assert {"convolution_backward", "nll_loss_backward", "mm"} <= set(ops[Phase.BACKWARD])
-    assert "convolution" not in ops[Phase.BACKWARD]
-    assert ops[Phase.UPDATE] == ["opt.sgd"]
-    assert sorted(made.gradients.values()) == sorted(step.state_dict())
-
-
-def test_a_plan_without_update_is_all_forward() -> None:
-    plan = planc.parse("plan f(x: f32[b, 3], param w: f32[3]) -> f32[b, 3] { return relu(x * w) }")
-    assert set(classify(plan.graph).phases) == {Phase.FORWARD}
-    assert "forward ↓" in texts(draw(plan.graph))
-
-
-def test_the_drawing_shows_every_node_and_every_port(step: planc.Plan) -> None:
-    plan = planc.epoch(step, batch_size=64)
-    svg = draw(plan.graph)
-    shown = texts(svg)
-    root = parse(svg)
-    boxes = [r for r in root.iter(f"{SVG}rect") if "node" in (r.get("class") or "").split()]
-    assert len(boxes) == plan.graph.count_nodes() - 1  # the scan is the box around them
-    for port in plan.inputs:
-        assert port.path in shown
-    assert "scan: batches of 64 rows, ((n + 63)//64) times" in shown
-    assert "∇ conv1.weight, conv1.bias" in shown
-    _, _, width, height = (float(part) for part in (root.get("viewBox") or "").split())
-    for rect in root.iter(f"{SVG}rect"):
-        x, y, w, h = (float(rect.get(name) or "nan") for name in ("x", "y", "width", "height"))
-        assert 0 <= x <= x + w <= width
-        assert 0 <= y <= y + h <= height
-
-
-def test_a_step_itself_can_be_drawn(step: planc.Plan) -> None:
-    shown = texts(draw(step.graph))
-    assert "backward ↑" in shown
-    assert not [text for text in shown if text.startswith("scan")]
 
 
 @pytest.mark.parametrize(
