@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
-from planc import codec
+from planc import codec, draw
 from planc.capture.trace import Captured
 from planc.capture.tree import match, unflatten
 from planc.cost import Cost, cost
 from planc.errors import InputError, PlanError
-from planc.ir import DimVar, Graph, Input, Node, Output, Role
+from planc.ir import DimVar, Graph, Input, Node, Output, Role, type_of
 from planc.ir.program import Program
-from planc.ir.structure import Leaf, flat
+from planc.ir.structure import Fixed, Leaf, Tree, flat, leaf_paths
 from planc.ir.structure import Sequence as TreeSequence
 from planc.lower import ExecutableCache
-from planc.passes import PassRecord, run_pipeline
+from planc.passes import PASSES, Pass, PassRecord, Watch, run_pipeline
 from planc.text import show
 
 _CACHE = ExecutableCache()
@@ -89,7 +90,7 @@ class Plan:
 
     @cached_property
     def id(self) -> str:
-        """The SHA-256 of the program's canonical bytes, in hex: it names exactly this program, not its state."""
+        """The SHA-256 of the program's canonical bytes, in hex: it names this program, not its state."""
         return codec.plan_id(self.graph)
 
     @cached_property
@@ -114,9 +115,9 @@ class Plan:
         """Write the plan, its constants and its state to a ``.planc`` file, wholly or not at all."""
         codec.save(path, self.graph, self.constants, self.state)
 
-    def optimized(self) -> Plan:
-        """The same plan after the passes; its ``records`` say what each did."""
-        result = run_pipeline(self.program)
+    def optimized(self, passes: Sequence[Pass] = PASSES, watch: Watch | None = None) -> Plan:
+        """The same plan after the passes; its ``records`` say what each did, and ``watch`` is told then."""
+        result = run_pipeline(self.program, passes, watch=watch)
         return Plan(result.program, self.state, (*self.records, *result.records))
 
     def with_state(self, state: Mapping[str, torch.Tensor]) -> Plan:
@@ -136,6 +137,29 @@ class Plan:
         kept = [p.path for p in self.graph.state() if p.role in (Role.PARAMETER, Role.BUFFER)]
         return {path: self.state[path].detach().clone() for path in kept if path in self.state}
 
+    def load_into(self, module: nn.Module) -> None:
+        """Copy parameters and buffers into a module: all of them or, where one does not fit, none.
+
+        Unlike ``module.load_state_dict(plan.state_dict())`` it takes no offence at tied weights, which a plan
+        holds once, nor at buffers that a module does not save.
+
+        Raises:
+            InputError: the module has no such parameter or buffer, or one of another type.
+        """
+        targets: dict[str, torch.Tensor] = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        found = self.state_dict()
+        for path, tensor in found.items():
+            if path not in targets:
+                raise InputError(
+                    f"the module has no parameter or buffer {path!r}, which plan {self.name!r} has"
+                )
+            have, want = type_of(tensor), type_of(targets[path])
+            if have != want:
+                raise InputError(f"{path!r} is {have} in the plan but {want} in the module")
+        with torch.no_grad():
+            for path, tensor in found.items():
+                targets[path].copy_(tensor)
+
     def send(self, worker: Receiver) -> Any:
         """Install the plan at a worker; returns the handle to call it by."""
         return worker.receive_plan(self)
@@ -152,7 +176,9 @@ class Plan:
         for port in self.graph.inputs:
             value = self._state_of(port) if port.role.is_state else next(leaves)
             if not isinstance(value, torch.Tensor):
-                raise InputError(f"input {port.path!r} must be a tensor, {port.value.type}, got {_kind(value)}")
+                raise InputError(
+                    f"input {port.path!r} must be a tensor, {port.value.type}, got {_kind(value)}"
+                )
             values.append(value)
         outputs = _CACHE.run(self.id, self.program, values, _device_of(values))
         results, updates = self.split_outputs(outputs)
@@ -165,13 +191,24 @@ class Plan:
         Raises:
             InputError: another count or structure than the plan takes; says where and what was expected.
         """
-        takes = self.graph.takes or flat(len(self.graph.arguments()))
+        ports = self.graph.arguments()
+        takes = self.graph.takes or flat(len(ports))
         assert isinstance(takes, TreeSequence)
+        names = _argument_names(takes, ports)
         if len(args) != len(takes.items):
-            wanted = ", ".join(f"{p.path}: {p.value.type}" for p in self.graph.arguments())
-            raise InputError(f"plan {self.name!r} takes {len(takes.items)} arguments ({wanted}), got {len(args)}")
-        return [leaf for i, (tree, arg) in enumerate(zip(takes.items, args, strict=True))
-                for leaf in match(tree, arg, self._argument_name(i))]
+            types = iter(ports)
+            wanted = ", ".join(
+                _describe(name, tree, types) for name, tree in zip(names, takes.items, strict=True)
+            )
+            raise InputError(
+                f"plan {self.name!r} takes {len(takes.items)} arguments ({wanted}), got {len(args)}"
+            )
+        leaves = [
+            x
+            for name, tree, arg in zip(names, takes.items, args, strict=True)
+            for x in match(tree, arg, name)
+        ]
+        return [_scalar(port, leaf) for port, leaf in zip(ports, leaves, strict=True)]
 
     def arrange(self, results: Sequence[Any]) -> Any:
         """The plan's flat results as its Python code returned them: one, a tuple, or its own structure."""
@@ -188,21 +225,20 @@ class Plan:
         wanted = ", ".join(f"{p.path}: {p.value.type}" for p in self.graph.arguments())
         gives = ", ".join(str(p.value.type) for p in self.graph.results())
         state = f", {len(self.graph.state())} state tensors" if self.graph.state() else ""
-        return f"<Plan {self.name}({wanted}) -> ({gives}), {self.graph.count_nodes()} nodes{state}, id {self.id[:12]}>"
+        size = f"{self.graph.count_nodes()} nodes{state}"
+        return f"<Plan {self.name}({wanted}) -> ({gives}), {size}, id {self.id[:12]}>"
 
-    def _argument_name(self, index: int) -> str:
-        takes = self.graph.takes
-        if takes is None or isinstance(takes, Leaf):
-            return self.graph.arguments()[index].path
-        return f"[{index}]"
+    def _repr_html_(self) -> str:
+        """What notebooks show."""
+        return draw.cell(self.graph, self.id, self.text)
 
     def _state_of(self, port: Input) -> torch.Tensor:
         try:
             return self.state[port.path]
         except KeyError:
             raise InputError(
-                f"plan {self.name!r} needs the state {port.path!r} ({port.value.type}), which it was not given; "
-                "see Plan.with_state"
+                f"plan {self.name!r} needs the state {port.path!r} ({port.value.type}), which it was not "
+                "given; see Plan.with_state"
             ) from None
 
 
@@ -210,6 +246,38 @@ def _device_of(values: Sequence[torch.Tensor]) -> torch.device:
     """Where to run: the device of the inputs, the CPU where they have several."""
     devices = {v.device for v in values if v.dim()} or {v.device for v in values}
     return devices.pop() if len(devices) == 1 else torch.device("cpu")
+
+
+def _argument_names(takes: TreeSequence, ports: Sequence[Input]) -> list[str]:
+    """What to call each argument: the name that its tensors' paths begin with, or its position."""
+    out: list[str] = []
+    start = 0
+    for i, tree in enumerate(takes.items):
+        paths = list(leaf_paths(tree))
+        path = ports[start].path if paths else f"[{i}]"
+        out.append(path.removesuffix(f".{paths[0]}") if paths and paths[0] else path)
+        start += len(paths)
+    return out
+
+
+def _describe(name: str, tree: Tree, ports: Iterator[Input]) -> str:
+    """An argument as a message lists it; takes its tensors off ``ports``."""
+    if isinstance(tree, Leaf):
+        return f"{name}: {next(ports).value.type}"
+    if isinstance(tree, Fixed):
+        return f"{name} fixed to {tree.value!r}"
+    tensors = [str(next(ports).value.type) for _ in leaf_paths(tree)]
+    return f"{name}: a {tree.kind if isinstance(tree, TreeSequence) else 'dict'} of {', '.join(tensors)}"
+
+
+def _scalar(port: Input, value: Any) -> Any:
+    """A Python number as the tensor of no dims that a plan takes, ``step(x, y, 0.05)``; else the value."""
+    want = port.value.type
+    if want.rank or not isinstance(value, (bool, int, float)):
+        return value
+    if torch.tensor(value).dtype.is_floating_point and not want.dtype.is_floating:
+        raise InputError(f"input {port.path!r} wants {want}, got the number {value!r}")
+    return torch.tensor(value, dtype=want.dtype.torch)
 
 
 def _kind(value: Any) -> str:
@@ -234,7 +302,9 @@ class Buildable:
         """
         if self._plan is None:
             name = getattr(self, "__name__", type(self).__name__)
-            raise NotBuiltError(f"{name} is not built yet, so its shapes are unknown; call build(*example_inputs) first")
+            raise NotBuiltError(
+                f"{name} is not built yet, so its shapes are unknown; call build(*example_inputs) first"
+            )
         return self._plan
 
     @property
@@ -270,4 +340,3 @@ def plan_of(thing: Plan | Buildable) -> Plan:
 
 
 __all__ = ["Buildable", "NotBuiltError", "Plan", "Receiver", "plan_of"]
-

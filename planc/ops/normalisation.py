@@ -47,9 +47,28 @@ def _wide(x: TensorType) -> DType:
     return DType.F32 if x.dtype in (DType.F16, DType.BF16) else x.dtype
 
 
+def _batch_norm(
+    input: torch.Tensor,
+    weight: Any,
+    bias: Any,
+    running_mean: torch.Tensor,
+    running_var: torch.Tensor,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> tuple[torch.Tensor, ...]:
+    # As torch.nn.functional.batch_norm does before it calls this: one value has no variance, and the kernel
+    # would make the running one NaN without a word.
+    if training and input.numel() == input.shape[1]:
+        raise ValueError(f"expected more than 1 value per channel when training, got {list(input.shape)}")
+    return aten._native_batch_norm_legit_functional.default(
+        input, weight, bias, running_mean, running_var, training, momentum, eps
+    )
+
+
 @op(
     "aten.batch_norm",
-    aten._native_batch_norm_legit_functional.default,
+    _batch_norm,
     flops=_norm_flops,
     targets=("aten._native_batch_norm_legit_functional.default",),
 )

@@ -5,17 +5,27 @@ from planc.passes.canonicalise import Canonicalise
 from planc.passes.cse import CommonSubexpressions
 from planc.passes.dce import DeadCode
 from planc.passes.fold import FoldConstants
-from planc.passes.pipeline import PASSES, PassRecord, PipelineResult, run_pipeline
+from planc.passes.fusions import Fuse, Group
+from planc.passes.hoist import Hoist
+from planc.passes.pipeline import OPTIONAL, PASSES, PassRecord, PipelineResult, Watch, named, run_pipeline
+from planc.passes.simplify import Simplify
 
 __all__ = [
+    "OPTIONAL",
     "PASSES",
     "Canonicalise",
     "CommonSubexpressions",
     "DeadCode",
     "FoldConstants",
+    "Fuse",
+    "Group",
+    "Hoist",
     "Pass",
     "PassRecord",
     "PassResult",
     "PipelineResult",
+    "Simplify",
+    "Watch",
+    "named",
     "run_pipeline",
 ]

@@ -15,13 +15,14 @@ from planc.ops import Kind, lookup
 class PassResult:
     """What a pass made of a program.
 
-    ``modified`` is False exactly when the program is the one that came in. ``notes`` are for people: what was
-    done, and why something was not.
+    ``modified`` is False exactly when the program is the one that came in. For people, ``notes`` say what was
+    done, and ``missed`` where something was nearly done and why it was not.
     """
 
     program: Program
     modified: bool
     notes: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
 
 
 class Pass(Protocol):
@@ -54,11 +55,21 @@ def everywhere(graph: Graph, rewrite: Rewrite) -> tuple[Graph, int]:
     return graph, changes + count
 
 
-def result(program: Program, graph: Graph, changes: int, note: str, *more: str) -> PassResult:
+def result(
+    program: Program, graph: Graph, changes: int, note: str, *more: str, missed: tuple[str, ...] = ()
+) -> PassResult:
     """The result of a pass that changed only graphs; ``note`` has ``{}`` where the count of changes goes."""
     if not changes:
-        return PassResult(program, False, more)
-    return PassResult(Program(graph, program.constants).pruned(), True, (note.format(changes), *more))
+        return PassResult(program, False, more, missed)
+    return PassResult(Program(graph, program.constants).pruned(), True, (note.format(changes), *more), missed)
+
+
+def place_of(graph: Graph, node: Node) -> str:
+    """Where a node is, for people: its op, and the user's line or else its number in its plan."""
+    if node.loc is not None:
+        return f"{node.op} ({node.loc})"
+    index = next(i for i, other in enumerate(graph.nodes) if other is node)
+    return f"{node.op} (node {index} of plan {graph.name})"
 
 
 def subplan_attrs(node: Node) -> tuple[tuple[str, int], ...]:

@@ -1,12 +1,12 @@
 """The pipeline: an ordered list of passes, run until none changes anything, each result verified.
 
-Adding a pass is one file and one line in `PASSES`.
+Adding a pass is one file and one line in `PASSES`, or in `OPTIONAL` where it runs only when asked for.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from planc.errors import PlanError
@@ -16,17 +16,39 @@ from planc.passes.canonicalise import Canonicalise
 from planc.passes.cse import CommonSubexpressions
 from planc.passes.dce import DeadCode
 from planc.passes.fold import FoldConstants
+from planc.passes.fusions import Fuse, Group
+from planc.passes.hoist import Hoist
+from planc.passes.simplify import Simplify
 from planc.verifier import verify
 
 PASSES: tuple[Pass, ...] = (
     Canonicalise(),  # first: what is written in one way can be recognised
     FoldConstants(),
+    Simplify(),
     CommonSubexpressions(),
+    Hoist(),
+    Fuse(),  # after what may still change the patterns
     DeadCode(),  # last: the others leave unused nodes behind
 )
 
+OPTIONAL: tuple[Pass, ...] = (Group(),)
+"""Passes that run only where they are asked for by name: they make a plan shorter, and no faster."""
+
 MAX_ROUNDS = 8
 """Rounds through the list. Passes only shrink a plan, so a few suffice; the bound holds if one does not."""
+
+
+def named(names: Sequence[str]) -> tuple[Pass, ...]:
+    """The passes of these names, in this order.
+
+    Raises:
+        PlanError: there is no pass of a name.
+    """
+    known = {step.name: step for step in (*PASSES, *OPTIONAL)}
+    for name in names:
+        if name not in known:
+            raise PlanError(f"there is no pass {name!r}; there are {', '.join(known)}")
+    return tuple(known[name] for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +62,7 @@ class PassRecord:
     seconds: float
     modified: bool
     notes: tuple[str, ...]
+    missed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +85,15 @@ class PipelineResult:
         return tuple(out.values())
 
 
+Watch = Callable[[PassRecord, Program], None]
+"""Told what each pass did, and given the program that it left."""
+
+
 def run_pipeline(
-    program: Program, passes: Sequence[Pass] = PASSES, max_rounds: int = MAX_ROUNDS
+    program: Program,
+    passes: Sequence[Pass] = PASSES,
+    max_rounds: int = MAX_ROUNDS,
+    watch: Watch | None = None,
 ) -> PipelineResult:
     """Run the passes in order, again and again until a round changes nothing.
 
@@ -78,6 +108,8 @@ def run_pipeline(
         for step in passes:
             program, record = _step(step, number, program, records)
             records.append(record)
+            if watch is not None:
+                watch(record, program)
         if not any(record.modified for record in records[start:]):
             break
     return PipelineResult(program, tuple(records))
@@ -97,7 +129,9 @@ def _step(
         raise PlanError(f"pass {step.name!r} failed (passes before it: {ran}): {what}") from error
     seconds = time.perf_counter() - began
     sizes = program.graph.count_nodes(), done.program.graph.count_nodes()
-    return done.program, PassRecord(step.name, number, *sizes, seconds, done.modified, done.notes)
+    return done.program, PassRecord(
+        step.name, number, *sizes, seconds, done.modified, done.notes, done.missed
+    )
 
 
 def _joined(a: PassRecord, b: PassRecord) -> PassRecord:
@@ -110,4 +144,5 @@ def _joined(a: PassRecord, b: PassRecord) -> PassRecord:
         a.seconds + b.seconds,
         a.modified or b.modified,
         (*a.notes, *b.notes),
+        b.missed,  # what a later round still misses; an earlier one may have been early
     )

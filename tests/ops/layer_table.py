@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from planc.ir import DType, TensorType
 from planc.ir.dims import Dim
+from planc.ops.fused import ACTIVATIONS
 from tests.ops.cases import B, Case, Sample, case, f, i
 
 _CONV = {"stride": (2,), "padding": (1,), "dilation": (1,)}
@@ -168,4 +169,18 @@ LOSSES: list[Case] = [
     case("aten.binary_cross_entropy_backward", f(), _PROBABILITY, _PROBABILITY, None, reduction=1),
 ]  # fmt: skip
 
-LAYERS: list[Case] = [*CONVOLUTIONS, *POOLING, *RESAMPLING, *ATTENTION, *NORMALISATION, *LOSSES]
+FUSED: list[Case] = [
+    case("fused.linear", f(B, 4), f(3, 4), f(3)),
+    case("fused.linear", f(B, 4), f(3, 4), None),
+    *(case("fused.linear_act", f(B, 4), f(3, 4), f(3), activation=name) for name in ACTIVATIONS),
+    case("fused.linear_act", f(B, 4), f(3, 4), None, activation="relu"),
+    case("fused.cross_entropy", f(B, 5), i(B, high=5), f(5, low=0.1), reduction=2),
+    case("fused.cross_entropy", f(B, 5), i(B, high=5), None, reduction=0, ignore_index=2),
+    case("fused.cross_entropy_backward", f(), f(B, 5, high=0.0), i(B, high=5), None, f(low=1.0)),
+    case(
+        "fused.cross_entropy_backward", f(B), f(B, 5, high=0.0), i(B, high=5), f(5), f(low=1.0), reduction=0
+    ),
+]
+LAYERS: list[Case] = [
+    *CONVOLUTIONS, *POOLING, *RESAMPLING, *ATTENTION, *NORMALISATION, *LOSSES, *FUSED,
+]  # fmt: skip

@@ -1,6 +1,7 @@
 """Every pass on plans written as text: what comes out, and what the pass says that it did.
 
-A file under ``golden/<pass>/`` is a plan, a line ``# == after: <notes>``, and the plan that comes out.
+A file under ``golden/<pass>/`` is a plan, a line ``# == after: <notes>``, lines ``# == missed: ...`` of what
+the pass nearly did, and the plan that comes out.
 ``PLANC_UPDATE_GOLDEN=1 pytest tests/passes`` rewrites everything below that line; read the difference.
 """
 
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from planc.ir.program import Program
-from planc.passes import PASSES, PassResult, run_pipeline
+from planc.passes import OPTIONAL, PASSES, PassResult, run_pipeline
 from planc.text import parse, show
 from planc.verifier import verify
 
@@ -27,7 +28,7 @@ def run(name: str, program: Program) -> PassResult:
         done = run_pipeline(program)
         notes = [f"{r.name} {r.nodes_before} -> {r.nodes_after}" for r in done.by_pass()]
         return PassResult(done.program, done.modified, tuple(notes))
-    (chosen,) = (step for step in PASSES if step.name == name)
+    (chosen,) = (step for step in (*PASSES, *OPTIONAL) if step.name == name)
     return chosen.apply(program)
 
 
@@ -41,7 +42,8 @@ def test_golden(path: Path) -> None:
     verify(program.graph)
     done = run(path.parent.name, program)
     after = show(done.program.graph, done.program.constants).rstrip("\n")
-    got = f"{before}# == after: {'; '.join(done.notes) or 'nothing'}\n{after}\n"
+    missed = "".join(f"# == missed: {reason}\n" for reason in done.missed)
+    got = f"{before}# == after: {'; '.join(done.notes) or 'nothing'}\n{missed}{after}\n"
     if os.environ.get("PLANC_UPDATE_GOLDEN"):
         path.write_text(got, encoding="utf-8")
     else:
@@ -54,4 +56,4 @@ def test_golden(path: Path) -> None:
 
 
 def test_every_pass_has_golden_files() -> None:
-    assert {step.name for step in PASSES} | {"pipeline"} == {path.parent.name for path in FILES}
+    assert {step.name for step in (*PASSES, *OPTIONAL)} | {"pipeline"} == {path.parent.name for path in FILES}

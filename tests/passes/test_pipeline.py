@@ -9,7 +9,16 @@ import torch
 
 from planc.errors import PlanError, VerifyError
 from planc.ir.program import Program
-from planc.passes import PASSES, CommonSubexpressions, DeadCode, FoldConstants, PassResult, run_pipeline
+from planc.passes import (
+    PASSES,
+    CommonSubexpressions,
+    DeadCode,
+    FoldConstants,
+    PassResult,
+    named,
+    run_pipeline,
+)
+from planc.text import parse
 from tests.sketch import Sketch, f32
 
 
@@ -57,7 +66,10 @@ def test_the_pipeline_runs_to_a_fixpoint_and_records_every_pass() -> None:
     assert {record.name: (record.nodes_before, record.nodes_after) for record in done.by_pass()} == {
         "canonicalise": (5, 5),
         "fold": (5, 4),
+        "simplify": (4, 4),
         "cse": (4, 3),
+        "hoist": (3, 3),
+        "fuse": (3, 3),
         "dce": (3, 3),
     }
     assert [record.modified for record in done.records[len(names) :]] == [False] * len(names)
@@ -96,6 +108,35 @@ def test_a_plan_that_is_broken_to_begin_with_is_nobody_s_fault() -> None:
     broken = Breaks().apply(program()).program
     with pytest.raises(VerifyError):
         run_pipeline(broken)
+
+
+def test_a_watcher_is_told_after_each_pass() -> None:
+    seen: list[tuple[str, int]] = []
+    done = run_pipeline(
+        program(), watch=lambda record, left: seen.append((record.name, left.graph.count_nodes()))
+    )
+    assert seen == [(record.name, record.nodes_after) for record in done.records]
+
+
+def test_passes_are_found_by_name_in_the_order_asked_for() -> None:
+    assert [step.name for step in named(["dce", "group", "cse"])] == ["dce", "group", "cse"]
+    with pytest.raises(PlanError, match="there is no pass 'inline'; there are canonicalise, fold, "):
+        named(["inline"])
+
+
+def test_what_a_later_round_still_misses_is_what_counts() -> None:
+    """In the first round an unused node reads the transpose too."""
+    text = """\
+plan main(x: f32[b, 4], w: f32[3, 4]) -> f32[b, 3] {
+  k = t(w)
+  unused = exp(k)
+  return x @ k
+}
+"""
+    main = parse(text).main
+    done = run_pipeline(Program(main))
+    assert [record.missed != () for record in done.records if record.name == "fuse"] == [True, False, False]
+    assert next(record for record in done.by_pass() if record.name == "fuse").missed == ()
 
 
 def test_rounds_are_bounded() -> None:
