@@ -6,13 +6,14 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench zoo clean
 
 help:
 	@echo "make demo    federated training on real MNIST images, with a report (ARGS=... for planc demo)"
 	@echo "make test    the tests (ARGS=... for pytest)"
 	@echo "make lint    ruff and basedpyright"
 	@echo "make bench   the benchmarks (ARGS="steps --quick", ...)"
+	@echo "make zoo     whole networks as plans, compared with PyTorch: docs/zoo.md (an hour; ARGS=resnet18 for one)"
 	@echo "make clean   remove everything that these made, .venv too"
 
 # Installed once, and again when a dependency changes. The install is editable: code needs no new one.
@@ -37,6 +38,9 @@ lint: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+zoo: $(STAMP)
+	@$(BIN)/python -m benchmarks.zoo $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -148,15 +148,15 @@ ZOO: dict[str, Entry] = {
     "squeezenet1_1": _vision("squeezenet1_1"),
     "mobilenet_v2": _vision("mobilenet_v2"),
     "vit_b_16": _vision("vit_b_16", image_size=64),
-    "convnext_tiny": _vision("convnext_tiny", stochastic_depth_prob=0.0),
+    "convnext_tiny": _vision("convnext_tiny"),
     "mobilenet_v3_small": _vision("mobilenet_v3_small"),
     "shufflenet_v2_x0_5": _vision("shufflenet_v2_x0_5"),
     "mnasnet0_5": _vision("mnasnet0_5"),
     "regnet_y_400mf": _vision("regnet_y_400mf"),
     "resnet50": _vision("resnet50"),
-    "efficientnet_b0": _vision("efficientnet_b0", stochastic_depth_prob=0.0),
-    "swin_t": _vision("swin_t", stochastic_depth_prob=0.0),
-    "swin_v2_t": _vision("swin_v2_t", stochastic_depth_prob=0.0),
+    "efficientnet_b0": _vision("efficientnet_b0"),
+    "swin_t": _vision("swin_t"),
+    "swin_v2_t": _vision("swin_v2_t"),
     "mobilenet_v3_large": _vision("mobilenet_v3_large"),
     "densenet121": _vision("densenet121"),
 }
@@ -167,7 +167,7 @@ def row(name: str, entry: Entry) -> str:
     torch.manual_seed(0)
     module = entry.make().train()
     for part in module.modules():
-        if isinstance(part, nn.Dropout):
+        if isinstance(part, nn.Dropout) or type(part).__name__ == "StochasticDepth":
             part.p = 0.0
     count = sum(p.numel() for p in module.parameters())
     began = time.perf_counter()

@@ -10,9 +10,10 @@ from typing import Any, Self
 import torch
 from torch import nn, optim
 
-from planc import capture, codec
-from planc import verify as verifier
+from planc import capture, codec, verifier
+from planc.capture import GradTransform, clip_grad_norm, clip_grad_value
 from planc.capture.dynamic import Dynamic
+from planc.capture.export import Progress
 from planc.capture.step import LossFunction
 from planc.capture.trace import Ranges, parameter_names
 from planc.errors import CaptureError
@@ -30,6 +31,7 @@ def trace(
     ranges: Ranges = None,
     name: str | None = None,
     optimize: bool = True,
+    progress: Progress | None = None,
 ) -> Plan:
     """Capture a function, or a module's forward pass, as a plan.
 
@@ -43,12 +45,14 @@ def trace(
         ranges: the range of each named dim, ``{"b": (1, 1024)}``; 1..2^31-1 by default.
         name: the plan's name; the target's own by default.
         optimize: whether to run the passes.
+        progress: called with the stage and the count of calls traced so far, now and then.
 
     Raises:
         CaptureError: the code cannot be a plan; shows the line and says what to do.
         UnsupportedOpError: it uses an operation outside the op table.
     """
-    return Plan.from_captured(capture.trace(target, example_inputs, dynamic, ranges, name), optimize)
+    options = capture.Options(dynamic, ranges, name, progress)
+    return Plan.from_captured(capture.trace(target, example_inputs, options), optimize)
 
 
 def train_step(
@@ -57,15 +61,20 @@ def train_step(
     optimizer: optim.Optimizer,
     *example_inputs: Any,
     targets: int = 1,
+    lr_input: bool = False,
+    grad_transform: GradTransform | None = None,
+    micro_batch: int | None = None,
     dynamic: Dynamic = None,
     ranges: Ranges = None,
     name: str | None = None,
     optimize: bool = True,
+    progress: Progress | None = None,
 ) -> Plan:
     """Capture one whole training step: forward, loss, gradients, and the optimizer's update.
 
-    The plan takes the module's inputs and then the loss function's targets, and returns what ``loss_fn`` does;
-    parameters, buffers, optimizer state and (where the module draws random numbers) a key are its state.
+    The plan takes the module's inputs and then the loss function's targets, and returns what ``loss_fn``
+    does; parameters, buffers, optimizer state and (where the module draws random numbers) a key are its
+    state.
 
     >>> step = planc.train_step(net, F.nll_loss, torch.optim.SGD(net.parameters(), lr=0.1), x, y)
     >>> loss = step(x, y)
@@ -77,12 +86,21 @@ def train_step(
         optimizer: ``SGD``, ``Adam`` or ``AdamW`` of torch.optim over parameters of ``module``.
         *example_inputs: the inputs, then the targets.
         targets: how many of them are targets.
-        dynamic, ranges, name, optimize: as for `trace`.
+        lr_input: take the learning rate as the last argument, an ``f64[]`` (or a number) in place of the
+            optimizer's, so that a schedule needs no other plan; with several parameter groups a list of them.
+        grad_transform: what happens to the gradients before the update: `clip_grad_norm`, `clip_grad_value`,
+            or any traceable function from gradients by path to gradients by path.
+        micro_batch: accumulate gradients: forward and backward run over so many rows at a time, and one
+            update follows from the mean of their gradients. Losses are averaged over micro-batches, counts
+            summed.
+        dynamic, ranges, name, optimize, progress: as for `trace`.
 
     Raises:
         CaptureError: the code cannot be a plan, or the loss or optimizer does not fit.
     """
-    captured = capture.train_step(module, loss_fn, optimizer, example_inputs, targets, dynamic, ranges, name)
+    options = capture.Options(dynamic, ranges, name, progress)
+    how = capture.StepOptions(targets, lr_input, grad_transform, micro_batch)
+    captured = capture.train_step(module, loss_fn, optimizer, example_inputs, options, how)
     return Plan.from_captured(captured, optimize)
 
 
@@ -130,7 +148,7 @@ def parse(text: str, file: str = "<text>") -> Plan:
     Raises:
         SourceError: the text is not in the language or means no plan; shows file, line, column and a hint.
     """
-    module = parse_text(text, file)
+    module = parse_text(text, file, capture.differentiate)
     plan = Plan(Program(module.main, module.constants))
     verify(plan)
     return plan
@@ -145,6 +163,28 @@ def load(path: str | os.PathLike[str]) -> Plan:
     """
     graph, constants, state = codec.load(path)
     return Plan(Program(graph, constants), state)
+
+
+def load_exported(
+    path: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    optimize: bool = True,
+    progress: Progress | None = None,
+) -> Plan:
+    """The forward pass in a ``.pt2`` file that ``torch.export.save`` wrote, as a plan.
+
+    Dims vary as they do in the file.
+
+    torch may run code that such a file brings along: load only files that you trust.
+
+    Raises:
+        DecodeError: the file is no exported program.
+        CaptureError: the program cannot be a plan.
+    """
+    return Plan.from_captured(
+        capture.load_exported(path, capture.Options(name=name, progress=progress)), optimize
+    )
 
 
 class FunctionPlan(Buildable):
@@ -175,9 +215,13 @@ class FunctionPlan(Buildable):
         for i, shape in enumerate(shapes):
             for dim in shape:
                 if dim < -1:
-                    raise ValueError(f"args_shape[{i}] is {tuple(shape)}: a dim is a size, or -1 where it varies; got {dim}")
+                    raise ValueError(
+                        f"args_shape[{i}] is {tuple(shape)}: a dim is a size, or -1 if it varies; got {dim}"
+                    )
         names = parameter_names(self.function, len(shapes))
-        examples = [torch.zeros([7 if d == -1 else d for d in s], dtype=k) for s, k in zip(shapes, kinds, strict=True)]
+        examples = [
+            torch.zeros([7 if d == -1 else d for d in s], dtype=k) for s, k in zip(shapes, kinds, strict=True)
+        ]
         failure: CaptureError | None = None
         for naming in (lambda i, d: f"{names[i]}{d}", lambda i, d: f"d{d}", lambda i, d: "d"):
             dynamic = {
@@ -232,7 +276,7 @@ class PlanModule(Buildable, nn.Module):
 
     def build(self, *example_inputs: Any, dynamic: Dynamic = None, ranges: Ranges = None) -> Self:
         """Capture the forward pass for inputs like these; dims as for `trace`."""
-        nn.Module.__setattr__(self, "_plan", trace(self, *example_inputs, dynamic=dynamic, ranges=ranges))
+        object.__setattr__(self, "_plan", trace(self, *example_inputs, dynamic=dynamic, ranges=ranges))
         return self
 
     @property
@@ -251,9 +295,12 @@ class PlanModule(Buildable, nn.Module):
 __all__ = [
     "FunctionPlan",
     "PlanModule",
+    "clip_grad_norm",
+    "clip_grad_value",
     "epoch",
     "key",
     "load",
+    "load_exported",
     "optimize",
     "parse",
     "plan",
@@ -261,4 +308,3 @@ __all__ = [
     "train_step",
     "verify",
 ]
-

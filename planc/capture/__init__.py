@@ -1,8 +1,25 @@
 """From Python to the IR: functions, modules, whole training steps, and epochs of them."""
 
+from planc.capture.clipping import GradTransform, clip_grad_norm, clip_grad_value
 from planc.capture.epoch import KEY, epoch
-from planc.capture.step import train_step
-from planc.capture.trace import Captured, trace
+from planc.capture.exported import load_exported
+from planc.capture.gradient import differentiate
+from planc.capture.step import StepOptions, train_step
+from planc.capture.trace import Captured, Options, trace
 from planc.ops.randomness import make_key
 
-__all__ = ["KEY", "Captured", "epoch", "make_key", "trace", "train_step"]
+__all__ = [
+    "KEY",
+    "Captured",
+    "GradTransform",
+    "Options",
+    "StepOptions",
+    "clip_grad_norm",
+    "clip_grad_value",
+    "differentiate",
+    "epoch",
+    "load_exported",
+    "make_key",
+    "trace",
+    "train_step",
+]

@@ -86,5 +86,3 @@ def _reached(nodes: Sequence[Node], wanted: Sequence[Value]) -> tuple[Node, ...]
             kept.append(node)
             needed.update(value.index for value in node.values())
     return tuple(reversed(kept))
-
-

@@ -42,10 +42,12 @@ class DynamicDims:
         sizes: dict[str, int] = {}
         for name in self.all_names():
             lo, hi = self.range_of(name)
-            size = next((s for s in (*_SIZES, *range(lo | 1, lo + 512, 2)) if lo <= s <= hi and s not in used), None)
+            # Never 1: torch takes a dim of one row for a fixed one.
+            tried = (*_SIZES, *range(max(lo, 2), lo + 512))
+            size = next((s for s in tried if lo <= s <= hi and s not in used), None)
             if size is None:
                 raise CaptureError(
-                    f"no size to trace dim {name} with: its range {lo}..{hi} holds no size that no other dim has"
+                    f"no size to trace dim {name} with: other dims have all sizes of its range {lo}..{hi}"
                 )
             used.add(size)
             sizes[name] = size
@@ -66,10 +68,19 @@ def resolve(
     for name, (lo, hi) in (ranges or {}).items():
         if not 1 <= lo <= hi <= MAX_DIM:
             raise CaptureError(f"the range {lo}..{hi} of dim {name} must lie within 1..{MAX_DIM}")
+    out = _named(dynamic, paths, examples)
+    used = {name for names in out for name in names.values()}
+    unknown = sorted(set(ranges or ()) - used)
+    if unknown:
+        raise CaptureError(f"ranges names the dim {unknown[0]!r}, but the dims that vary are {sorted(used)}")
+    return DynamicDims(tuple(out), ranges or {})
+
+
+def _named(dynamic: Dynamic, paths: Sequence[str], examples: Sequence[torch.Tensor]) -> list[dict[int, str]]:
     if dynamic is False:
-        return DynamicDims(tuple({} for _ in paths), ranges or {})
+        return [{} for _ in paths]
     if dynamic is None or dynamic is True:
-        return DynamicDims(tuple(_leading(examples)), ranges or {})
+        return _leading(examples)
     unknown = [path for path in dynamic if path not in paths]
     if unknown:
         raise CaptureError(f"dynamic names the input {unknown[0]!r}, but the inputs are {list(paths)}")
@@ -79,7 +90,9 @@ def resolve(
         named: dict[int, str] = {}
         for dim, name in dynamic.get(path, {}).items():
             if not -example.dim() <= dim < example.dim():
-                raise CaptureError(f"dynamic names dim {dim} of input {path!r}, which has {example.dim()} dims")
+                raise CaptureError(
+                    f"dynamic names dim {dim} of input {path!r}, which has {example.dim()} dims"
+                )
             if not name.isidentifier():
                 raise CaptureError(f"the dim name {name!r} is not an identifier")
             dim %= example.dim()
@@ -90,7 +103,7 @@ def resolve(
                     f"dim {name} is {size} in example {first!r} but {example.shape[dim]} in example {path!r}"
                 )
         out.append(named)
-    return DynamicDims(tuple(out), ranges or {})
+    return out
 
 
 def stretched(example: torch.Tensor, names: Mapping[int, str], sizes: Mapping[str, int]) -> torch.Tensor:

@@ -6,6 +6,7 @@ the step, and for several epochs a scan around that.
 
 from __future__ import annotations
 
+from planc.capture.trace import KEY
 from planc.errors import PlanError
 from planc.ir import DimVar, Graph, Input, Output, Role, TensorType, Value, sym
 from planc.ir.builder import GraphBuilder
@@ -14,7 +15,6 @@ from planc.ops import node
 from planc.ops.randomness import KEY_TYPE
 
 ROWS = "n"
-KEY = "rng"
 
 
 def epoch(
@@ -22,8 +22,8 @@ def epoch(
 ) -> Graph:
     """A plan that runs ``step`` once for every batch of its data.
 
-    The step's arguments whose leading dim is its batch dim become data of ``n`` rows; other arguments are given
-    to every step as they are. Its results are collected, a row a step (and a leading row an epoch, where
+    The step's arguments whose leading dim is its batch dim become data of ``n`` rows; others are given to
+    every step as they are. Its results are collected, a row a step (and a leading row an epoch, where
     ``epochs`` is more than one). State is carried from step to step.
 
     Args:
@@ -38,33 +38,44 @@ def epoch(
     """
     if batch_size < 1 or epochs < 1:
         raise PlanError(f"batch_size and epochs must be at least 1, got {batch_size} and {epochs}")
-    batch = _batch_dim(step)
+    batch = batch_dim(step)
     if not batch.lo <= batch_size <= batch.hi:
-        raise PlanError(f"batches of {batch_size} rows are outside the step's range {batch.name} in {batch.lo}..{batch.hi}")
-    return _outer(_one_epoch(step, batch, batch_size, shuffle, drop_last), step.name, epochs)
+        raise PlanError(
+            f"batches of {batch_size} rows are outside the step's range "
+            f"{batch.name} in {batch.lo}..{batch.hi}"
+        )
+    return _outer(one_epoch(step, batch, batch_size, shuffle, drop_last), step.name, epochs)
 
 
-def _batch_dim(step: Graph) -> DimVar:
+def batch_dim(step: Graph) -> DimVar:
     """The dim that leads the step's first argument."""
     for port in step.arguments():
         for var in step.dims:
             if port.value.type.shape[:1] == (sym(var.name),):
                 return var
-    raise PlanError(f"plan {step.name!r} has no argument with a named leading dim, so its data cannot be batched")
+    raise PlanError(
+        f"plan {step.name!r} has no argument with a named leading dim, so its data cannot be batched"
+    )
 
 
-def _one_epoch(step: Graph, batch: DimVar, size: int, shuffle: bool, drop_last: bool) -> Graph:
-    """One epoch as a graph whose inputs are (carried state, then everything else): the form that scan takes."""
-    rows = sym(ROWS)
+def one_epoch(
+    step: Graph, batch: DimVar, size: int, shuffle: bool = False, drop_last: bool = False, named: str = ROWS
+) -> Graph:
+    """One epoch over data of ``named`` rows; its inputs are in a scan's order, carried state first."""
+    rows = sym(named)
     others = [var for var in step.dims if var.name != batch.name]
-    if any(var.name == ROWS for var in others):
-        raise PlanError(f"plan {step.name!r} has a dim called {ROWS!r} already; name it otherwise")
+    if any(var.name == named for var in others):
+        raise PlanError(f"plan {step.name!r} has a dim called {named!r} already; name it otherwise")
     lowest = size if drop_last else 1
-    builder = GraphBuilder("epoch", [DimVar(ROWS, lowest), *others])
+    builder = GraphBuilder("epoch", [DimVar(named, lowest), *others])
     draws = shuffle and not any(port.role is Role.KEY for port in step.state())
     carried = _carried(step)
     values = {_key(port): builder.input(port.name, port.value.type, port.role, port.path) for port in carried}
-    key = builder.input(_free_name(step, KEY), KEY_TYPE, Role.KEY, KEY) if draws else values.get((Role.KEY, KEY))
+    key = (
+        builder.input(_free_name(step, KEY), KEY_TYPE, Role.KEY, KEY)
+        if draws
+        else values.get((Role.KEY, KEY))
+    )
     data: list[tuple[Input, Value]] = []
     for port in step.inputs:
         if _key(port) in values:
@@ -84,7 +95,9 @@ def _one_epoch(step: Graph, batch: DimVar, size: int, shuffle: bool, drop_last: 
         (order,) = builder.add(node("random.randperm", (order_key,), {"n": rows}, builder.next_index))
         if not draws:
             values[(Role.KEY, KEY)] = step_key
-    given = [port for port in step.inputs if port not in carried and not (not shuffle and _is_data(port, batch))]
+    given = [
+        port for port in step.inputs if port not in carried and not (not shuffle and _is_data(port, batch))
+    ]
     over = [order] if order is not None else [value for _, value in data]
     body = builder.subplan(_body(step, batch, carried, given, shuffle))
     scan = node(
@@ -134,7 +147,9 @@ def _body(step: Graph, batch: DimVar, carried: list[Input], given: list[Input], 
                     node("aten.index_select", (whole, rows), {"dim": 0}, builder.next_index)
                 )
     outputs = inline(builder, step, [values[_key(port)] for port in step.inputs])
-    made = {_key(port): value for port, value in zip(step.outputs, outputs, strict=True) if port.role.is_state}
+    made = {
+        _key(port): value for port, value in zip(step.outputs, outputs, strict=True) if port.role.is_state
+    }
     for port in carried:
         builder.output(made[_key(port)], port.name, port.role, port.path)
     for port, value in zip(step.outputs, outputs, strict=True):
@@ -163,7 +178,9 @@ def _outer(one: Graph, name: str, epochs: int) -> Graph:
         )
         outputs = list(builder.add(made))
     pairs = list(zip(one.outputs, outputs, strict=True))
-    for port, value in [p for p in pairs if not p[0].role.is_state] + [p for p in pairs if p[0].role.is_state]:
+    for port, value in [p for p in pairs if not p[0].role.is_state] + [
+        p for p in pairs if p[0].role.is_state
+    ]:
         builder.output(value, port.name, port.role, port.path)
     return builder.build()
 
@@ -191,4 +208,3 @@ def _key(port: Input | Output) -> tuple[Role, str]:
 
 
 __all__ = ["KEY", "ROWS", "epoch"]
-

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import permutations, zip_longest
+from types import FrameType
 from typing import Any
 
 import torch
@@ -21,7 +25,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from planc.capture.dynamic import DynamicDims, stretched
-from planc.capture.location import is_hidden, noting_locations, pointing, users_line
+from planc.capture.location import is_hidden, location_at, noting_locations, pointing, users_line
+from planc.capture.refusals import VALUE_NEEDED
 from planc.errors import CaptureError, PlancError
 from planc.ir import Location
 
@@ -29,6 +34,8 @@ _LOGGERS = ("torch._subclasses.fake_tensor", "torch.export")
 _MODULES = os.path.dirname(torch.nn.__file__) + os.sep
 
 Flat = Callable[..., list[Any]]
+Progress = Callable[[str, int], None]
+"""Called with the stage of a long capture and how many calls of torch were traced so far."""
 
 
 class TraceError(CaptureError):
@@ -36,8 +43,8 @@ class TraceError(CaptureError):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """torch logs what it also raises, and warns of its own deprecations; a user's warnings repeat at run time."""
+def quiet() -> Generator[None]:
+    """While active, torch's own noise is off: it logs what it also raises, and warns of its deprecations."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     try:
@@ -51,8 +58,15 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
+_alone = threading.RLock()
+"""Tracing patches torch for the whole process: two at once spoil each other, and all that come after."""
+
+
 def export(
-    function: Flat, examples: Sequence[torch.Tensor], dynamic: DynamicDims
+    function: Flat,
+    examples: Sequence[torch.Tensor],
+    dynamic: DynamicDims,
+    progress: Progress | None = None,
 ) -> ExportedProgram:
     """Trace ``function`` over flat tensors; dims named by ``dynamic`` stay open, all others are fixed.
 
@@ -60,78 +74,145 @@ def export(
         The exported program, whose user inputs are ``examples`` in order.
 
     Raises:
-        CaptureError: the function branches on data or on a varying dim, or torch cannot trace it; shows the
-            user's own line.
+        CaptureError: the function needs a value, or branches on a varying dim, or torch cannot trace it;
+            shows the user's own line.
     """
-    fixed = {d for x, named in zip(examples, dynamic.names, strict=True)
-             for i, d in enumerate(x.shape) if i not in named}
+    fixed = {
+        d
+        for x, named in zip(examples, dynamic.names, strict=True)
+        for i, d in enumerate(x.shape)
+        if i not in named
+    }
     sizes = dynamic.trace_sizes(fixed)
     inputs = [stretched(x, named, sizes) for x, named in zip(examples, dynamic.names, strict=True)]
+    symbols = _Symbols(dynamic)
+    stages = _Stages(progress)
+
+    def noted(*flat: torch.Tensor) -> list[Any]:
+        symbols.note(flat)
+        return function(*flat)
+
+    def after_call(frame: FrameType | None) -> None:
+        stages.count()
+        symbols.watch(frame)
+
     try:
-        with _quiet():
-            with noting_locations():
-                graph = make_fx(function, tracing_mode="symbolic")(*inputs)
-            _check_guards(graph, dynamic, sizes)
+        with _alone, quiet():
+            stages.begin("tracing")
+            # oneDNN has layers of its own (a whole LSTM is one), which only its own kernels know.
+            with noting_locations(after_call), torch.backends.mkldnn.flags(enabled=False):
+                # Tensors that the code brings along (no inputs, parameters or buffers) become constants.
+                graph = make_fx(noted, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
+            symbols.check_guards(sizes)
+            stages.begin("exporting")
             shapes = tuple(
                 {i: ExportDim.AUTO if i in named else ExportDim.STATIC for i in range(x.dim())}
                 for x, named in zip(inputs, dynamic.names, strict=True)
             )
             program = torch.export.export(graph, tuple(inputs), dynamic_shapes=shapes, strict=False)
+            stages.begin("decomposing")
             return program.run_decompositions({})
     except PlancError:
         raise
     except GuardOnDataDependentSymNode as error:
-        raise CaptureError(
-            pointing(
-                "the code branches on the value of a tensor, which a plan cannot do; "
-                "use torch.where, or a mask, so that both sides are computed",
-                users_line(error),
-            )
-        ) from error
+        raise CaptureError(pointing(VALUE_NEEDED, users_line(error))) from error
     except Exception as error:
-        raise TraceError(
-            pointing(f"PyTorch could not trace this: {type(error).__name__}: {_first_line(error)}", users_line(error))
-        ) from error
+        reason = symbols.named(_first_line(error))
+        message = f"PyTorch could not trace this: {type(error).__name__}: {reason}"
+        raise TraceError(pointing(message, users_line(error))) from error
 
 
-def _check_guards(graph: torch.fx.GraphModule, dynamic: DynamicDims, sizes: Mapping[str, int]) -> None:
-    """Refuse code that took a branch on a varying dim: another size would have taken the other branch.
+class _Stages:
+    """Tells the caller where a capture is, not more often than a person can read."""
 
-    Every guard that tracing met in the user's code, or in a module of torch.nn, is tried at sizes across the
-    range of each varying dim. Guards of torch's kernels choose between implementations of one result.
-    """
-    environment: Any = getattr(graph, "shape_env", None)
-    if environment is None:
-        return
-    symbols: dict[Any, str] = {}
-    fixed: dict[Any, int] = {}
-    by_size = {size: name for name, size in sizes.items()}
-    for node in graph.graph.nodes:
-        if node.op == "placeholder" and isinstance(node.meta.get("val"), torch.Tensor):
-            for size in node.meta["val"].shape:
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._calls = 0
+
+    def begin(self, stage: str) -> None:
+        if self._progress is not None:
+            self._progress(stage, self._calls)
+
+    def count(self) -> None:
+        self._calls += 1
+        if self._calls % 100 == 0:
+            self.begin("tracing")
+
+
+class _Symbols:
+    """What torch's symbols are in the user's terms: varying dims by name, fixed ones by size."""
+
+    def __init__(self, dynamic: DynamicDims) -> None:
+        self._dynamic = dynamic
+        self._varying: dict[Any, str] = {}
+        self._fixed: dict[Any, int] = {}
+        self._guards: list[Any] = []
+        self._places: list[Location | None] = []
+        """The user's line below which each guard came up."""
+
+    def note(self, flat: Sequence[torch.Tensor]) -> None:
+        """Read the symbols off the inputs, before the code can have fixed any."""
+        for x, named in zip(flat, self._dynamic.names, strict=True):
+            for i, size in enumerate(x.shape):
                 if isinstance(size, torch.SymInt):
-                    hint = size.node.hint
-                    if hint in by_size:
-                        symbols[size.node.expr] = by_size[hint]
+                    self._guards = size.node.shape_env.guards
+                    if i in named:
+                        self._varying[size.node.expr] = named[i]
                     else:
-                        fixed[size.node.expr] = hint
-    for guard in environment.guards:
-        place = _place(guard)
-        if place is None:
-            continue
-        rest = guard.expr.subs(fixed)
-        free = [s for s in rest.free_symbols if s in symbols]
-        for symbol in free:
-            lo, hi = dynamic.range_of(symbols[symbol])
-            for trial in sorted({max(lo, 2), 3, 5, 8, 64, 1000, hi}):
-                if max(lo, 2) <= trial <= hi and _fails(rest, symbols, sizes, symbol, trial):
-                    raise CaptureError(_branched(symbols, rest, symbol, trial, place))
+                        self._fixed[size.node.expr] = size.node.hint
+
+    def watch(self, frame: FrameType | None) -> None:
+        """Note whose line brought up the guards that are new since the last call."""
+        if len(self._guards) > len(self._places):
+            self._places += [location_at(frame)] * (len(self._guards) - len(self._places))
+
+    def named(self, message: str) -> str:
+        """A message of torch's with the user's names for its symbols."""
+        known = {str(s): str(name) for s, name in (*self._varying.items(), *self._fixed.items())}
+        return re.sub(r"\bs\d+\b", lambda found: known.get(found[0], found[0]), message)
+
+    def check_guards(self, sizes: Mapping[str, int]) -> None:
+        """Refuse code that took a branch on a varying dim: another size would have taken the other branch.
+
+        Every guard that tracing met in the user's code, or in a module of torch.nn, is tried at sizes across
+        the range of each varying dim. Guards of torch's kernels choose between implementations of one result.
+        """
+        for guard, below in zip_longest(self._guards, self._places):
+            place = _place(guard)
+            rest = guard.expr.subs(self._fixed)
+            if place is None and not _fixes_a_size(rest):
+                continue
+            if place is None or is_hidden(place.file):
+                place = below or place
+            for symbol in (s for s in rest.free_symbols if s in self._varying):
+                lo, hi = self._dynamic.range_of(self._varying[symbol])
+                for trial in sorted({max(lo, 2), 3, 5, 8, 64, 1000, hi}):
+                    if max(lo, 2) <= trial <= hi and self._fails(rest, sizes, symbol, trial):
+                        raise CaptureError(self._branched(rest, symbol, trial, place))
+
+    def _fails(self, expression: Any, sizes: Mapping[str, int], symbol: Any, trial: int) -> bool:
+        values = {s: sizes[name] for s, name in self._varying.items()}
+        values[symbol] = trial
+        return expression.subs(values) == False  # noqa: E712 -- a sympy truth value
+
+    def _branched(self, expression: Any, symbol: Any, trial: int, place: Location | None) -> str:
+        name = self._varying[symbol]
+        asked = expression.subs({s: type(s)(known) for s, known in self._varying.items()})
+        sign = {"Equality": "==", "Unequality": "!="}.get(type(asked).__name__)
+        condition = f"{asked.lhs} {sign} {asked.rhs}" if sign else str(asked)
+        return pointing(
+            f"the code depends on the size of dim {name} ({condition}): with {name} = {trial} it would do "
+            f"something else. Give the dim a range in which it does not, ranges={{{name!r}: (lo, hi)}}, "
+            "or fix it, dynamic=False",
+            place,
+        )
 
 
-def _fails(expression: Any, symbols: Mapping[Any, str], sizes: Mapping[str, int], symbol: Any, trial: int) -> bool:
-    values = {s: sizes[name] for s, name in symbols.items()}
-    values[symbol] = trial
-    return expression.subs(values) == False  # noqa: E712 -- a sympy truth value
+def _fixes_a_size(guard: Any) -> bool:
+    """Whether a guard says that one symbol is one number, so that all that follows is for that size alone."""
+    return type(guard).__name__ == "Equality" and any(
+        a.is_Symbol and b.is_Integer for a, b in permutations(guard.args)
+    )
 
 
 def _place(guard: Any) -> Location | None:
@@ -144,17 +225,5 @@ def _place(guard: Any) -> Location | None:
     return Location(frame.filename, frame.lineno, frame.line or "")
 
 
-def _branched(symbols: Mapping[Any, str], expression: Any, symbol: Any, trial: int, place: Location) -> str:
-    name = symbols[symbol]
-    condition = expression.subs({s: type(s)(known) for s, known in symbols.items()})
-    return pointing(
-        f"the code depends on the size of dim {name} ({condition}): with {name} = {trial} it would do something "
-        f"else. Give the dim a range in which it does not, ranges={{{name!r}: (lo, hi)}}, or fix it",
-        place,
-    )
-
-
 def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-

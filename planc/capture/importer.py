@@ -1,4 +1,4 @@
-"""From torch's exported graph to the IR: each ATen node becomes a node of the op table, checked against torch.
+"""From torch's exported graph to the IR: each ATen node becomes a node of the op table, checked by torch's.
 
 What an overload becomes is decided by the op table (``OpDef.targets``) or, where it takes more than renaming,
 by a rule in `planc.capture.rules`.
@@ -14,9 +14,10 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from planc.capture.location import location_of, pointing
+from planc.capture.refusals import unsupported
 from planc.capture.symbols import to_dim
 from planc.errors import CaptureError, TypeCheckError, UnsupportedOpError
-from planc.ir import Attribute, Dim, DimVar, DType, Operand, Role, TensorType, Value, from_torch, sym
+from planc.ir import Attribute, Dim, DimVar, DType, Operand, Role, TensorType, Value, from_torch, sym, type_of
 from planc.ir.builder import GraphBuilder
 from planc.ir.constants import digest
 from planc.ops import Kind, OpDef, Param, for_target, node
@@ -27,7 +28,19 @@ Entry = Any
 Rule = Callable[["Importer", torch.fx.Node, Mapping[str, Any]], Entry]
 
 # Arguments of ATen operators that say where and how memory is laid out: the executor's affair, not a plan's.
-_IGNORED = {"memory_format", "pin_memory", "layout", "device", "generator", "non_blocking", "implicit", "copy"}
+_IGNORED = {
+    "memory_format",
+    "pin_memory",
+    "layout",
+    "device",
+    "generator",
+    "non_blocking",
+    "implicit",
+    "copy",
+}
+
+
+_OVERLOAD: type = type(torch.ops.aten.add.Tensor)
 
 
 class Port:
@@ -36,15 +49,23 @@ class Port:
     def __init__(self, name: str, role: Role, path: str, example: torch.Tensor) -> None:
         self.name, self.role, self.path, self.example = name, role, path, example
 
+    @property
+    def type(self) -> TensorType:
+        """The example's type: that of an input all of whose dims are fixed."""
+        found = type_of(self.example)
+        if found is None:
+            raise UnsupportedOpError(f"{self.path}: plans have no tensors of dtype {self.example.dtype}")
+        return found
+
 
 class Importer:
     """Imports one exported program into a `GraphBuilder`.
 
-    ``ports`` are the inputs that the program was traced over, ``extra`` further inputs of the plan that only nodes
-    added later read. After construction ``builder`` holds all inputs and nodes, ``outputs`` the entries of the program's user
-    outputs in order, ``constants`` the data of lifted constants, and ``key`` the key that remains after the
-    program's random draws (None if it draws none). ``writes`` holds, by path, what in-place operations made of
-    inputs; without ``allow_writes`` they are an error.
+    ``ports`` are the inputs that the program was traced over, ``extra`` further inputs of the plan that only
+    nodes added later read. After construction ``builder`` holds all inputs and nodes, ``outputs`` the entries
+    of the program's user outputs in order, ``constants`` the data of lifted constants, and ``key`` the key
+    that remains after the program's random draws (None if it draws none). ``writes`` holds, by path, what
+    in-place operations made of inputs; without ``allow_writes`` they are an error.
     """
 
     def __init__(
@@ -87,7 +108,7 @@ class Importer:
         """The input of this role and path."""
         return next(p.value for p in self.builder.inputs if p.role is role and p.path == path)
 
-    # -- for rules ----------------------------------------------------------------------------------------------
+    # -- for rules -----------------------------------
 
     def emit(self, op: str, *operands: Operand, **attrs: Attribute) -> Value:
         """Append a node with one result."""
@@ -140,7 +161,7 @@ class Importer:
         """The error for an operation that a plan cannot have."""
         return UnsupportedOpError(pointing(f"{target_of(n)} {reason}", self._location))
 
-    # -- the import itself --------------------------------------------------------------------------------------
+    # -- the import itself -----------------------------------
 
     def _inputs(
         self,
@@ -153,16 +174,15 @@ class Importer:
         specs = self._program.graph_signature.input_specs
         placeholders = [n for n in self._program.graph.nodes if n.op == "placeholder"]
         user = [n for n, s in zip(placeholders, specs, strict=True) if s.kind is InputKind.USER_INPUT]
+        self._paths = {n.name: port.path for n, port in zip(user, ports, strict=True)}
         for n, names in zip(user, dim_names, strict=True):
             self._name_symbols(n, names)
         declared = list(dict.fromkeys(name for names in dim_names for _, name in sorted(names.items())))
         self.builder.dims = [DimVar(name, *ranges(name)) for name in declared]
-        self._written = {n.name: port.path for n, port in zip(user, ports, strict=True)}
         for n, port in zip(user, ports, strict=True):
             self._env[n] = self.builder.input(port.name, self.type_of(n), port.role, port.path)
         for port in extra:
-            t = TensorType(self.dtype(port.example.dtype), tuple(port.example.shape))
-            self.builder.input(port.name, t, port.role, port.path)
+            self.builder.input(port.name, port.type, port.role, port.path)
         key = self.builder.input("rng", KEY_TYPE, Role.KEY) if draws else None
         for n, spec in zip(placeholders, specs, strict=True):
             if spec.kind is not InputKind.USER_INPUT:
@@ -174,18 +194,20 @@ class Importer:
         for i, size in enumerate(n.meta["val"].shape):
             if i not in names:
                 continue
-            if not isinstance(size, torch.SymInt):
-                raise CaptureError(
-                    f"dim {names[i]} of input {n.name} was to vary, but the code only works when it is {size}"
-                )
-            expr = size.node.expr
-            if not expr.is_Symbol:
-                raise CaptureError(f"dim {names[i]} of input {n.name} must be of the form {expr}; name it so")
-            known = self._symbols.setdefault(expr.name, sym(names[i]))
-            if known != sym(names[i]):
-                raise CaptureError(
-                    f"dims {known} and {names[i]} must be equal for this code; give them one name in dynamic="
-                )
+            where = f"dim {names[i]} (dim {i} of input {self._paths[n.name]!r})"
+            if isinstance(size, torch.SymInt) and not size.node.expr.is_number:
+                expr = size.node.expr
+                if not expr.is_Symbol:
+                    raise CaptureError(
+                        f"{where} must be of the form {expr} for this code, so it cannot be a name"
+                    )
+                known = self._symbols.setdefault(expr.name, sym(names[i]))
+                if known != sym(names[i]):
+                    raise CaptureError(
+                        f"{where} must equal dim {known} for this code; give them one name in dynamic="
+                    )
+            else:
+                raise CaptureError(f"{where} was to vary, but the code only works when it is {size}")
 
     def _constant(self, target: str) -> Value:
         data = self._program.constants.get(target, self._program.state_dict.get(target))
@@ -203,11 +225,16 @@ class Importer:
             if spec.kind is OutputKind.USER_OUTPUT:
                 self.outputs.append(self.entry(argument))
             elif spec.kind is OutputKind.USER_INPUT_MUTATION and self._allow_writes:
-                self.writes[self._written[str(spec.target)]] = self.entry(argument)
+                self.writes[self._paths[str(spec.target)]] = self.entry(argument)
             elif spec.kind in (OutputKind.USER_INPUT_MUTATION, OutputKind.BUFFER_MUTATION):
+                path = self._paths.get(str(spec.target), str(spec.target))
+                where = location_of(argument.meta) if isinstance(argument, torch.fx.Node) else None
                 raise CaptureError(
-                    f"the code writes into its input {spec.target!r}; a plan's inputs cannot change. "
-                    "Use the out-of-place form (x = x + 1, not x += 1), or clone the input first"
+                    pointing(
+                        f"the code writes into its input {path!r}; a plan's inputs cannot change. "
+                        "Use the out-of-place form (x = x + 1, not x += 1), or clone the input first",
+                        where,
+                    )
                 )
             else:
                 raise CaptureError(f"unexpected output of kind {spec.kind} in the exported graph")
@@ -218,7 +245,7 @@ class Importer:
             return to_dim(value, self._symbols)  # arithmetic on sizes: torch has done it
         target = target_of(n)
         if target == "getitem":
-            return self._env[n.args[0]][n.args[1]]  # pyright: ignore[reportArgumentType, reportIndexIssue]
+            return self._env[n.args[0]][n.args[1]]  # pyright: ignore[reportArgumentType]
         arguments = _named_arguments(n)
         try:
             rule = self._rules.get(target)
@@ -231,12 +258,7 @@ class Importer:
     def _from_table(self, n: torch.fx.Node, target: str, arguments: Mapping[str, Any]) -> Entry:
         definition = for_target(target)
         if definition is None:
-            raise UnsupportedOpError(
-                pointing(
-                    f"{target} is not in the op table, so a plan cannot have it; see docs/ops.md for what there is",
-                    self._location,
-                )
-            )
+            raise UnsupportedOpError(pointing(unsupported(target), self._location))
         operands: list[Operand] = []
         attrs: dict[str, Attribute] = {}
         for p in definition.params:
@@ -258,7 +280,7 @@ class Importer:
 
     def _no_extras(self, n: torch.fx.Node, definition: OpDef, arguments: Mapping[str, Any]) -> None:
         known = {p.name for p in definition.params} | _IGNORED
-        defaults = {a.name: a.default_value for a in n.target._schema.arguments}  # pyright: ignore
+        defaults = {a.name: a.default_value for a in _schema(n.target)}
         for name, value in arguments.items():
             if name not in known and value != defaults.get(name):
                 raise self.fail(n, f"with {name}={value!r} is not supported")
@@ -272,24 +294,34 @@ class Importer:
                 expected = self.type_from(fake)
                 if expected != value.type:
                     raise CaptureError(
-                        pointing(f"{target_of(n)}: inferred {value.type}, but PyTorch says {expected}", self._location)
+                        pointing(
+                            f"{target_of(n)}: inferred {value.type}, but PyTorch says {expected}",
+                            self._location,
+                        )
                     )
 
 
 def target_of(n: torch.fx.Node) -> str:
     """The name of what an fx node calls: ``aten.add.Tensor``, or a Python function's."""
-    if isinstance(n.target, torch._ops.OpOverload):
+    if isinstance(n.target, _OVERLOAD):
         return str(n.target)
     return getattr(n.target, "__name__", str(n.target))
 
 
+def _schema(overload: Any) -> Any:
+    """The arguments that an ATen overload declares."""
+    return overload._schema.arguments
+
+
 def _named_arguments(n: torch.fx.Node) -> dict[str, Any]:
     """Every argument of an ATen call by its schema's name, defaults filled in."""
-    if not isinstance(n.target, torch._ops.OpOverload):
+    if not isinstance(n.target, _OVERLOAD):
         raise UnsupportedOpError(f"{target_of(n)} is not an ATen operator")
-    schema = n.target._schema.arguments
+    schema = _schema(n.target)
     given = dict(zip((a.name for a in schema), n.args, strict=False)) | n.kwargs
-    return {a.name: given.get(a.name, a.default_value) for a in schema if a.name in given or a.has_default_value()}
+    return {
+        a.name: given.get(a.name, a.default_value) for a in schema if a.name in given or a.has_default_value()
+    }
 
 
 def _fit(p: Param, value: Any) -> Attribute:

@@ -170,6 +170,21 @@ def _view(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
     return value if value.type.shape == size else importer.emit("aten.view", value, size=size)
 
 
+@_rule("aten.as_strided.default")
+def _as_strided(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
+    """Where it only restates the strides of dims of size 1, as pooling to one pixel does, it is the value."""
+    value: Value = importer.entry(args["self"])
+    size = importer.type_of(n).shape
+    asked = importer.entry(args["stride"])
+    held = [importer.dim(stride) for stride in args["self"].meta["val"].stride()]
+    same = value.type.shape == size and all(
+        d == 1 or a == b for d, a, b in zip(size, asked, held, strict=False)
+    )
+    if not same or args["storage_offset"] not in (None, 0):
+        raise importer.fail(n, "reads memory by its layout, which plans do not have")
+    return value
+
+
 @_rule("aten.expand.default")
 def _expand(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
     value: Value = importer.entry(args["self"])

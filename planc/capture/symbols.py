@@ -31,7 +31,9 @@ def _convert(expr: Any, names: Mapping[str, Dim]) -> Dim:
         return int(expr)
     if expr.is_Symbol:
         if expr.name not in names:
-            raise CaptureError(f"the size {expr.name} depends on data, so a plan cannot know it before it runs")
+            raise CaptureError(
+                f"the size {expr.name} depends on data, so a plan cannot know it before it runs"
+            )
         return names[expr.name]
     if kind == "Mul" and any(arg.is_Rational and not arg.is_Integer for arg in expr.args):
         numerator, denominator = expr.as_numer_denom()  # CleanDiv prints as a rational product

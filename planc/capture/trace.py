@@ -1,4 +1,4 @@
-"""Capture of functions and modules: their ordinary PyTorch code as a graph, with the module's tensors as state."""
+"""Capture of functions and modules: ordinary PyTorch code as a graph, the module's tensors as its state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from planc.capture.dynamic import Dynamic, DynamicDims, resolve
-from planc.capture.export import TraceError, export
+from planc.capture.export import Progress, TraceError, export
 from planc.capture.importer import Entry, Importer, Port
 from planc.capture.rules import RANDOM, RULES
 from planc.capture.tree import flatten, unflatten
@@ -22,10 +22,26 @@ from planc.errors import CaptureError
 from planc.ir import DType, Role, Value
 from planc.ir.dims import DimExpr
 from planc.ir.program import Program
-from planc.ir.structure import TUPLE, Fixed, Leaf, Sequence as TreeSequence, Tree, leaf_paths
+from planc.ir.structure import TUPLE, Fixed, Leaf, Tree, leaf_paths
+from planc.ir.structure import Sequence as TreeSequence
 from planc.ops.randomness import make_key
 
+KEY = "rng"
+"""The path of a plan's random key."""
 Ranges = Mapping[str, tuple[int, int]] | None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to capture: which dims vary and in which ranges, the plan's name, and whom to tell of progress."""
+
+    dynamic: Dynamic = None
+    ranges: Ranges = None
+    name: str | None = None
+    progress: Progress | None = None
+
+
+DEFAULTS = Options()
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,11 @@ class Signature:
         """Declare one more input; its name is made from its path."""
         self._ports.append(Port(unique_name(path, self._names), role, path, example))
 
+    def add_argument(self, tree: Tree) -> None:
+        """Take one more argument, which the traced code does not see."""
+        assert isinstance(self.takes, TreeSequence)
+        self.takes = TreeSequence(self.takes.kind, (*self.takes.items, tree))
+
     @property
     def ports(self) -> list[Port]:
         return self._ports
@@ -71,10 +92,11 @@ class Signature:
         """The flat inputs of one role, by path."""
         return {p.path: x for p, x in zip(self._ports, flat, strict=True) if p.role is role}
 
-    def only_arguments(self) -> bool:
-        """Whether the caller passes plain positional tensors, so that no structure need be kept."""
+    def structure(self) -> Tree | None:
+        """How the caller arranges the arguments; None where they are plain positional tensors."""
         assert isinstance(self.takes, TreeSequence)
-        return all(isinstance(item, Leaf) for item in self.takes.items)
+        plain = all(isinstance(item, Leaf) for item in self.takes.items)
+        return None if plain else self.takes
 
 
 def unique_name(path: str, taken: set[str]) -> str:
@@ -103,9 +125,9 @@ def import_program(
 
 
 def export_signature(
-    function: Callable[..., list[Any]], signature: Signature, dynamic: Dynamic, ranges: Ranges
+    function: Callable[..., list[Any]], signature: Signature, options: Options
 ) -> tuple[ExportedProgram, DynamicDims]:
-    """Trace ``function`` over a signature's flat inputs: its arguments' dims vary as the user said, its state's not.
+    """Trace ``function`` over a signature's flat inputs: dims of arguments vary as the user said, others not.
 
     Where the user said nothing and the code cannot run with varying leading dims (they are features, say, and
     no batch), all dims are fixed to the example's.
@@ -113,15 +135,15 @@ def export_signature(
     examples = [p.example for p in signature.ports]
 
     def attempt(wanted: Dynamic) -> tuple[ExportedProgram, DynamicDims]:
-        named = resolve(wanted, signature.paths, signature.examples, ranges)
+        named = resolve(wanted, signature.paths, signature.examples, options.ranges)
         rest = len(signature.ports) - len(signature.examples)
         dims = DynamicDims((*named.names, *({},) * rest), named.ranges)
-        return export(function, examples, dims), dims
+        return export(function, examples, dims, options.progress), dims
 
     try:
-        return attempt(dynamic)
+        return attempt(options.dynamic)
     except TraceError:
-        if dynamic is not None:
+        if options.dynamic is not None:
             raise
         try:
             return attempt(False)
@@ -160,18 +182,32 @@ class Results:
             name = unique_name(full, names)
             importer.builder.output(as_value(importer, entry), name, Role.ARGUMENT, full)
 
-    def plain(self) -> bool:
-        """Whether the caller gets one tensor, or a tuple of them: then no structure need be kept."""
-        if isinstance(self.tree, Leaf):
-            return True
-        many = isinstance(self.tree, TreeSequence) and self.tree.kind == TUPLE and len(self.tree.items) > 1
-        return many and all(isinstance(item, Leaf) for item in self.tree.items)  # pyright: ignore
+    def structure(self) -> Tree | None:
+        """How the caller gets the results; None where they are one tensor, or a plain tuple of them."""
+        tree = self.tree
+        if isinstance(tree, TreeSequence) and tree.kind == TUPLE and len(tree.items) > 1:
+            return None if all(isinstance(item, Leaf) for item in tree.items) else tree
+        return None if isinstance(tree, Leaf) else tree
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A training step's forward, loss and gradients, traced: outputs are results, buffers, then gradients."""
+
+    name: str
+    program: ExportedProgram
+    dims: DynamicDims
+    signature: Signature
+    results: Results
+    buffered: Sequence[str]
+    trained: Sequence[str]
+    """The paths of the parameters that have a gradient and that the optimizer updates, in order."""
 
 
 def _with_sizes(value: Any) -> Any:
     """Symbolic sizes in a result as tensors, so that they are outputs and not fixed numbers."""
     if isinstance(value, torch.SymInt):
-        return torch.full((), value, dtype=torch.int64)
+        return torch.full((), value, dtype=torch.int64)  # pyright: ignore[reportCallIssue, reportArgumentType]
     if isinstance(value, (list, tuple)) and not hasattr(value, "_fields"):
         return type(value)(_with_sizes(item) for item in value)
     if isinstance(value, dict):
@@ -180,10 +216,11 @@ def _with_sizes(value: Any) -> Any:
 
 
 def parameter_names(function: Callable[..., Any], count: int) -> list[str]:
-    """The names of a callable's first ``count`` positional parameters; ``x0``, ``x1``... where it has none."""
+    """The names of a callable's first ``count`` positional parameters; ``x0``, ``x1``... for others."""
     try:
         found = [
-            p.name for p in inspect.signature(function).parameters.values()
+            p.name
+            for p in inspect.signature(function).parameters.values()
             if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
         ]
     except (TypeError, ValueError):
@@ -194,11 +231,12 @@ def parameter_names(function: Callable[..., Any], count: int) -> list[str]:
 def trace(
     target: Callable[..., Any] | nn.Module,
     examples: Sequence[Any],
-    dynamic: Dynamic = None,
-    ranges: Ranges = None,
-    name: str | None = None,
+    options: Options = DEFAULTS,
+    keywords: Sequence[str] = (),
 ) -> Captured:
     """Capture a function, or the forward pass of a module in the mode (train or eval) that it is in.
+
+    The last of the examples are passed by ``keywords``; the plan takes them by position too.
 
     Raises:
         CaptureError: the code cannot be a plan; shows the user's line and says what to do.
@@ -213,18 +251,20 @@ def trace(
     written: list[str] = []
 
     def run(*flat: torch.Tensor) -> list[Any]:
-        arguments = signature.arguments(flat)
+        taken = signature.arguments(flat)
+        split = len(taken) - len(keywords)
+        arguments, named = taken[:split], dict(zip(keywords, taken[split:], strict=True))
         with torch.no_grad():
             if module is None:
-                return results.flat(called(*arguments))
+                return results.flat(called(*arguments, **named))
             buffers = {k: v.clone() for k, v in signature.of(Role.BUFFER, flat).items()}
             state = {**signature.of(Role.PARAMETER, flat), **buffers}
-            out = results.flat(torch.func.functional_call(module, state, arguments, tie_weights=True))
+            out = results.flat(torch.func.functional_call(module, state, arguments, named, tie_weights=True))
             written[:] = buffers
             return [*out, *buffers.values()]
 
-    program, dims = export_signature(run, signature, dynamic, ranges)
-    importer = import_program(name or plan_name(target), program, signature, dims)
+    program, dims = export_signature(run, signature, options)
+    importer = import_program(options.name or plan_name(target), program, signature, dims)
     names: set[str] = set()
     entries = importer.outputs
     results.add_outputs(importer, entries[: results.count], names)
@@ -251,15 +291,16 @@ def finish(
     importer: Importer, ports: Sequence[Port], signature: Signature, results: Results, names: set[str]
 ) -> Captured:
     """The captured program, with the random key as state where the code draws, and its first state."""
-    state = {p.path: p.example.detach().clone() for p in ports if p.role.is_state}
     if importer.key is not None:
-        importer.builder.output(importer.key, unique_name("rng", names), Role.KEY, "rng")
-        state["rng"] = make_key(0)
-    graph = importer.builder.build(
-        takes=None if signature.only_arguments() else signature.takes,
-        gives=None if results.plain() else results.tree,
-    )
-    return Captured(Program(graph, importer.constants), state)
+        importer.builder.output(importer.key, unique_name(KEY, names), Role.KEY, KEY)
+    graph = importer.builder.build(signature.structure(), results.structure())
+    return Captured(Program(graph, importer.constants), initial_state(ports, importer.key is not None))
+
+
+def initial_state(ports: Sequence[Port], draws: bool) -> dict[str, torch.Tensor]:
+    """The tensors that a captured plan starts from."""
+    state = {p.path: p.example.detach().clone() for p in ports if p.role.is_state}
+    return {**state, KEY: make_key(0)} if draws else state
 
 
 def plan_name(target: Any) -> str:

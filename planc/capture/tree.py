@@ -1,4 +1,4 @@
-"""Python arguments and results to flat lists of tensors and a Structure, and back. Only tuples, lists and dicts."""
+"""Python arguments and results to flat lists of tensors and a structure, and back: tuples, lists, dicts."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def match(tree: Tree, value: Any, path: str) -> Iterator[Any]:
     A leaf may be anything (a tensor, a remote handle); what it must be is the caller's to check.
 
     Raises:
-        InputError: another count, type, length, key or fixed value; names the path, what was expected, what came.
+        InputError: another count, type, length, key or fixed value; names path, expected and actual.
     """
     if isinstance(tree, Leaf):
         yield value
@@ -85,7 +85,9 @@ def match(tree: Tree, value: Any, path: str) -> Iterator[Any]:
 
 
 def _kind(value: Any) -> str:
-    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, (tuple, list, dict)) else "")
+    return f"a {type(value).__name__}" + (
+        f" of {len(value)}" if isinstance(value, (tuple, list, dict)) else ""
+    )
 
 
 def _join(path: str, key: str) -> str:

@@ -1,4 +1,4 @@
-"""Straight-line Python for a graph at concrete sizes: one line a node, every value dropped after its last use.
+"""Straight-line Python for a graph at concrete sizes: one line a node, values dropped after their last use.
 
 The source holds generated names only; callables, attributes and constants are bound as objects in its
 namespace. Each subplan is a function of its own; a ``scan`` is a loop over its body's function.
@@ -152,7 +152,7 @@ class Emitter:
             return repr(value)
         return self.source.name_of(value)
 
-    # -- scan ---------------------------------------------------------------------------------------------------
+    # -- scan -----------------------------------
 
     def _scan(
         self,
@@ -183,7 +183,8 @@ class Emitter:
             called = self.function(plan, bind(plan, types))
             arguments = [*carried, *batches, *(names[v.index] for v in given)]
             results = [*carried, *(f"t{tag}_{i}" for i in range(len(collected)))]
-            body.add(indent, f"{''.join(r + ', ' for r in results)}= {called}({', '.join(arguments)})", origin)
+            targets = f"{''.join(r + ', ' for r in results)}= " if results else ""
+            body.add(indent, f"{targets}{called}({', '.join(arguments)})", origin)
             for i, target in enumerate(collected):
                 body.add(indent, f"{target}.append(t{tag}_{i})")
 
@@ -213,7 +214,9 @@ class Emitter:
                 values.append(f"{join if whole_batch else stack}({target})")
         if node.results:
             targets = [names[r.index] for r in node.results]
-            body.add(1, f"{''.join(t + ', ' for t in targets)}= ({''.join(v + ', ' for v in values)})", origin)
+            body.add(
+                1, f"{''.join(t + ', ' for t in targets)}= ({''.join(v + ', ' for v in values)})", origin
+            )
         loose = [*carried, *collected]
         if loose:
             body.add(1, f"del {', '.join(loose)}")
@@ -222,7 +225,9 @@ class Emitter:
         if digest not in self._placed:
             data = self._constants.get(digest)
             if data is None:
-                raise InputError(f"the data of constant sha256:{digest[:12]}... is missing; load it with the plan")
+                raise InputError(
+                    f"the data of constant sha256:{digest[:12]}... is missing; load it with the plan"
+                )
             self._placed[digest] = data.to(self._device)
         return self._placed[digest]
 

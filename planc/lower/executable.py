@@ -73,14 +73,15 @@ def _failed(origin: Origin, error: Exception) -> ExecutionError:
     where = f" ({origin.node.loc}: {origin.node.loc.text})" if origin.node.loc else ""
     first = str(error).strip().splitlines()[0] if str(error).strip() else ""
     failure = ExecutionError(
-        f"plan {origin.plan!r}, node {origin.index}: {origin.node.op} failed{where}: {type(error).__name__}: {first}"
+        f"plan {origin.plan!r}, node {origin.index}: {origin.node.op} failed{where}: "
+        f"{type(error).__name__}: {first}"
     )
     failure.op, failure.node = origin.node.op, origin.index
     return failure
 
 
 class ExecutableCache:
-    """Executables by plan, sizes and device; the least recently used go first when they outgrow ``max_bytes``.
+    """Executables by plan, sizes and device; the least recently used go when they outgrow ``max_bytes``.
 
     Safe to share between threads.
     """
@@ -95,7 +96,11 @@ class ExecutableCache:
         return len(self._entries)
 
     def run(
-        self, plan_id: str, program: Program, values: Sequence[torch.Tensor], device: torch.device | str = "cpu"
+        self,
+        plan_id: str,
+        program: Program,
+        values: Sequence[torch.Tensor],
+        device: torch.device | str = "cpu",
     ) -> list[torch.Tensor]:
         """The outputs of a plan on these inputs, in the graph's order; fresh, ordinary tensors.
 
@@ -144,4 +149,3 @@ def _on_device(graph: Graph, values: Sequence[torch.Tensor], device: torch.devic
 
 
 __all__ = ["Executable", "ExecutableCache"]
-
