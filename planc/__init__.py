@@ -1,4 +1,4 @@
-"""planc: capture PyTorch code as an explicit, typed, bounded plan; optimise it; ship it to where the data is."""
+"""planc: PyTorch code as explicit, typed, bounded plans, optimised, and shipped to where the data is."""
 
 from planc import errors
 from planc.api import (

@@ -149,9 +149,7 @@ def parse(text: str, file: str = "<text>") -> Plan:
         SourceError: the text is not in the language or means no plan; shows file, line, column and a hint.
     """
     module = parse_text(text, file, capture.differentiate)
-    plan = Plan(Program(module.main, module.constants))
-    verify(plan)
-    return plan
+    return Plan(Program(module.main, module.constants))  # parsing has verified it
 
 
 def load(path: str | os.PathLike[str]) -> Plan:

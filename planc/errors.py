@@ -8,6 +8,7 @@
     |   +-- TypeCheckError          an operand or attribute does not fit its op
     |   +-- VerifyError             a rule of the IR is broken
     |   +-- LimitError              a plan or message is larger than a limit allows
+    |   +-- NotBuiltError           a plan was used before its shapes were known
     +-- CaptureError                Python code could not be captured
     |   +-- UnsupportedOpError      it uses an operation outside the op table
     +-- DecodeError                 bytes are not a plan, an artifact or a frame
@@ -103,6 +104,10 @@ class LimitError(PlanError):
     def __init__(self, message: str, where: str = "") -> None:
         super().__init__(f"{where}: {message}" if where else message)
         self.where = where
+
+
+class NotBuiltError(PlanError):
+    """A plan was used before it was built: its shapes are not known yet."""
 
 
 class CaptureError(PlancError):

@@ -14,7 +14,7 @@ from planc import codec, draw
 from planc.capture.trace import Captured
 from planc.capture.tree import match, unflatten
 from planc.cost import Cost, cost
-from planc.errors import InputError, PlanError
+from planc.errors import InputError, NotBuiltError
 from planc.ir import DimVar, Graph, Input, Node, Output, Role, type_of
 from planc.ir.program import Program
 from planc.ir.structure import Fixed, Leaf, Tree, flat, leaf_paths
@@ -284,10 +284,6 @@ def _kind(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
-class NotBuiltError(PlanError):
-    """A plan was used before it was built."""
-
-
 class Buildable:
     """Something that becomes a plan once it has seen example inputs, and then behaves as that plan."""
 
@@ -339,4 +335,4 @@ def plan_of(thing: Plan | Buildable) -> Plan:
     return thing if isinstance(thing, Plan) else thing.plan
 
 
-__all__ = ["Buildable", "NotBuiltError", "Plan", "Receiver", "plan_of"]
+__all__ = ["Buildable", "Plan", "Receiver", "plan_of"]

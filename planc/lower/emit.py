@@ -101,6 +101,7 @@ class Emitter:
         for index, node in enumerate(graph.nodes):
             names.update({r.index: f"v{r.index}" for r in node.results})
             origin = Origin(graph.name, index, node)
+            _check_sizes(origin, bindings)
             if node.op == "scan":
                 self._scan(body, graph, node, names, bindings, origin)
             else:
@@ -230,6 +231,18 @@ class Emitter:
                 )
             self._placed[digest] = data.to(self._device)
         return self._placed[digest]
+
+
+def _check_sizes(origin: Origin, bindings: Mapping[str, int]) -> None:
+    """Refuse sizes at which a result would have a negative dim, such as ``x[5:]`` of three rows."""
+    for result in origin.node.results:
+        shape = result.type.at(bindings)
+        if any(size < 0 for size in shape):
+            given = ", ".join(f"{name} = {size}" for name, size in bindings.items())
+            raise InputError(
+                f"plan {origin.plan!r}, node {origin.index}: with {given} the result of {origin.node.op}, "
+                f"{result.type}, would have the shape {list(shape)}"
+            )
 
 
 def _static(t: TensorType, bindings: Mapping[str, int]) -> TensorType:

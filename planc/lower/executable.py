@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from planc.errors import ExecutionError
+from planc.errors import ExecutionError, InputError
 from planc.ir import Graph, Role
 from planc.ir.program import Program
 from planc.lower.bind import bind_tensors
@@ -29,7 +29,12 @@ class Executable:
 
     def __init__(self, program: Program, bindings: Mapping[str, int], device: torch.device) -> None:
         emitter = Emitter(program.constants, device)
-        entry = emitter.function(program.graph, bindings, fresh=True)
+        try:
+            entry = emitter.function(program.graph, bindings, fresh=True)
+        except ZeroDivisionError:
+            raise InputError(
+                f"plan {program.graph.name!r}: with {_sizes(bindings)} a dim is divided by 0"
+            ) from None
         self.source = emitter.source.text()
         self.filename = f"<planc {program.graph.name} {next(_numbers)}>"
         self._origins = emitter.source.origins
@@ -67,6 +72,10 @@ class Executable:
     def _origin_of(self, error: BaseException) -> Origin | None:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == self.filename]
         return self._origins.get(frames[-1].lineno or 0) if frames else None
+
+
+def _sizes(bindings: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} = {size}" for name, size in bindings.items()) or "no dims"
 
 
 def _failed(origin: Origin, error: Exception) -> ExecutionError:

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from planc.errors import TypeCheckError
@@ -131,7 +132,7 @@ Infer = Callable[..., "TensorType | tuple[TensorType, ...]"]
 Flops = Callable[[tuple[Any, ...], Mapping[str, Any], tuple[TensorType, ...]], Dim]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OpDef:
     """One operation of the table."""
 
@@ -146,11 +147,11 @@ class OpDef:
     """The ATen overloads that import as this op (``aten.add.Tensor``): their parameters have its names."""
     doc: str = ""
 
-    @property
+    @cached_property
     def operands(self) -> tuple[Param, ...]:
         return tuple(p for p in self.params if p.kind.is_operand)
 
-    @property
+    @cached_property
     def attrs(self) -> tuple[Param, ...]:
         return tuple(p for p in self.params if not p.kind.is_operand)
 

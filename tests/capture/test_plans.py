@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn, optim
 
 import planc
-from planc.errors import CaptureError, DecodeError, InputError, PlanError
+from planc.errors import CaptureError, DecodeError, InputError, NotBuiltError, PlanError
 from planc.ir.program import Program
-from planc.plans import NotBuiltError, plan_of
+from planc.plans import plan_of
 from tests.capture.training import classified, close, mlp
 
 data = classified((6,))

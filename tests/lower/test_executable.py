@@ -292,3 +292,21 @@ def test_integers_and_bools_and_empty_tensors() -> None:
     for values in ([], [1], [1, 2, 3]):
         x = torch.tensor(values, dtype=torch.int64)
         exactly(execute(Program(graph), [x]), [x > 1, x.sum(), x.float()])
+
+
+def test_sizes_at_which_a_result_would_be_negative_are_refused() -> None:
+    plan = planc.parse("plan tail(x: f32[n]) -> f32[n - 5] { return slice(x, dim=0, start=5) }")
+    assert plan(torch.arange(7.0)).tolist() == [5.0, 6.0]
+    with pytest.raises(
+        InputError, match=r"with n = 3 the result of aten\.slice, f32\[n - 5\], would have the shape \[-2\]"
+    ):
+        plan(torch.zeros(3))
+
+
+def test_a_dim_divided_by_zero_is_an_input_error() -> None:
+    text = "plan split(x: f32[n], y: f32[m]) -> f32[(n//m)] { return expand(sum(x), size=[(n//m)]) }"
+    plan = planc.parse(text)
+    assert plan(torch.ones(6), torch.ones(2)).shape == (3,)
+    empty = planc.parse(text.replace(" {", " where n, m in 0..9 {", 1))
+    with pytest.raises(InputError, match="n = 6, m = 0 a dim is divided by 0"):
+        empty(torch.ones(6), torch.ones(0))

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import planc
-from planc.errors import InputError
-from planc.plans import NotBuiltError
+from planc.errors import InputError, NotBuiltError
 from runtime import RemoteTensor, VirtualWorker, count_messages
 from runtime.errors import ObjectNotFound
 
