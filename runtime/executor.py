@@ -112,8 +112,9 @@ class Executor:
         found = cost(graph, bind_tensors(graph, inputs))
         bounds = self._bounds
         if found.peak_bytes > bounds.bytes:
-            raise StoreFull(f"plan {graph.name!r} would take {found.peak_bytes} bytes, {bounds.bytes} are "
-                            "allowed")
+            raise StoreFull(
+                f"plan {graph.name!r} would take {found.peak_bytes} bytes, {bounds.bytes} are allowed"
+            )
         runs = sum(row.times for row in found.rows)
         for what, size, allowed in (("FLOPs", found.flops, bounds.flops), ("node runs", runs, bounds.nodes)):
             if size > allowed:

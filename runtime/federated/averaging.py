@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from planc.plans import Buildable, Plan, plan_of
 from runtime.data import FederatedDataset, Shard
 from runtime.federated.mean import weighted_mean
 from runtime.remote.plan import RemotePlan
+
+_WAITING = 64
+"""Workers elsewhere that are waited for at once."""
 
 _AVERAGED = (Role.PARAMETER, Role.BUFFER)
 
@@ -79,7 +83,7 @@ class FederatedAveraging:
         Raises:
             WorkerError: a worker failed; the model is as it was before the round.
         """
-        with ThreadPoolExecutor(len(self._clients)) as pool:
+        with ThreadPoolExecutor(self._threads()) as pool:
             jobs = [pool.submit(client.train, self.state) for client in self._clients]
             done = [job.result() for job in jobs]
         rows = [len(client.shard) for client in self._clients]
@@ -95,6 +99,11 @@ class FederatedAveraging:
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The model: parameters and buffers by path (copies)."""
         return {path: tensor.detach().clone() for path, tensor in self.state.items()}
+
+    def _threads(self) -> int:
+        """As many as can wait for workers elsewhere; for workers of this process, as many as can compute."""
+        here = all(client.shard.worker.in_process for client in self._clients)
+        return min(len(self._clients), (os.cpu_count() or 1) if here else _WAITING)
 
     def _initial(self, port: Input) -> torch.Tensor:
         try:

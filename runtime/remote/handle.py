@@ -58,10 +58,12 @@ class WorkerHandle:
     Attributes:
         id: the worker's name.
         connection: the way to it.
+        in_process: whether the worker computes in the caller's own threads.
         pending: operations that were recorded for it and not sent yet; ``pending_lock`` guards them.
     """
 
     pending: Pending | None = None
+    in_process = False
 
     def __init__(self, id: str, connection: Connection) -> None:
         self.id = id

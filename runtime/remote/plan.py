@@ -20,6 +20,9 @@ from runtime.remote.tensor import RemoteTensor
 if TYPE_CHECKING:
     from runtime.remote.handle import WorkerHandle
 
+_REMEMBERED = 256
+"""Combinations of input types whose dims a handle remembers."""
+
 State = Mapping[str, torch.Tensor | RemoteTensor]
 
 
@@ -37,6 +40,7 @@ class RemotePlan:
         self.plan = plan
         self.location = location
         self.state = dict(state)
+        self._bound: dict[tuple[TensorType, ...], dict[str, int]] = {}
 
     @classmethod
     def place(cls, plan: Plan, worker: WorkerHandle) -> RemotePlan:
@@ -73,7 +77,7 @@ class RemotePlan:
             WorkerError: the run failed there; nothing there has changed.
         """
         inputs, tensors, types = self._inputs(args, {})
-        bindings = bind(self.plan.graph, types)
+        bindings = self._bind(types)
         results = self.plan.graph.results()
         ids = [self.location.new_id() for _ in results]
         grad = self._differentiates(args)
@@ -93,14 +97,14 @@ class RemotePlan:
     def fetch(self, *args: Any) -> Any:
         """As a call, but the results come back in the reply: still one message."""
         inputs, tensors, types = self._inputs(args, {})
-        bind(self.plan.graph, types)
+        self._bind(types)
         run = Run(self.id, inputs, (Return(),) * len(self.plan.graph.results()))
         return self.plan.arrange(own(self.location.values(run, tensors)))
 
     def evaluate(self, *args: Any) -> Any:
         """As `fetch`, but the state at the worker stays as it is."""
         inputs, tensors, types = self._inputs(args, {})
-        bind(self.plan.graph, types)
+        self._bind(types)
         graph = self.plan.graph
         run = Run(self.id, inputs, (Return(),) * len(graph.results()), (Drop(),) * len(graph.updates()))
         return self.plan.arrange(own(self.location.values(run, tensors)))
@@ -130,7 +134,7 @@ class RemotePlan:
                 f"plan {self.name!r} does not update {min(frozen)!r}, so nothing of it can be kept"
             )
         inputs, tensors, types = self._inputs(args, {**state, **keep})
-        bind(graph, types)
+        self._bind(types)
         kept = {path: self.location.new_id() for path in keep}
         updates = tuple(
             Return() if p.path in state else Keep(kept[p.path]) if p.path in kept else Update()
@@ -204,6 +208,17 @@ class RemotePlan:
                     f"input {port.path!r} must be a tensor, {port.value.type}, got a {type(value).__name__}"
                 )
         return tuple(inputs), tensors, types
+
+    def _bind(self, types: list[TensorType]) -> dict[str, int]:
+        """The size of each dim for inputs of these types; looked up where they came before."""
+        key = tuple(types)
+        bindings = self._bound.get(key)
+        if bindings is None:
+            bindings = bind(self.plan.graph, types)
+            if len(self._bound) >= _REMEMBERED:
+                self._bound.clear()
+            self._bound[key] = bindings
+        return bindings
 
     def _state_of(self, port: Input, state: State) -> Any:
         found = state.get(port.path, self.state.get(port.path))

@@ -57,6 +57,8 @@ class VirtualWorker(WorkerHandle):
         worker: the worker itself, for its owner: `Worker.add`, `Worker.approve`.
     """
 
+    in_process = True
+
     def __init__(
         self,
         id: str,
