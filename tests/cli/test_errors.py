@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from planc.cli import failures
 from tests.cli.conftest import Call
 from tests.cli.golden import check
 from tests.cli.test_compile import NETS
+from tests.processes import start
 
 ROOT = Path(__file__).parents[2]
 
@@ -168,13 +168,7 @@ def test_help_lists_the_exit_codes(call: Call) -> None:
 
 def _process(folder: Path, *args: str) -> subprocess.Popen[str]:
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from planc.cli import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *args],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start(code, *args, cwd=folder)
 
 
 def test_a_real_process_writes_the_artifact(folder: Path) -> None:
@@ -195,8 +189,12 @@ def test_a_real_process_reports_an_error(folder: Path) -> None:
 def test_a_real_process_is_interrupted(folder: Path) -> None:
     (folder / "slow.py").write_text("import time\nprint('ready', flush=True)\ntime.sleep(120)\n")
     process = _process(folder, "check", "slow.py:plan")
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, err) == (130, "interrupted\n")

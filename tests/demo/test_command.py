@@ -6,8 +6,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,6 +19,7 @@ from planc.errors import DataError, InputError
 from runtime.demo import command
 from runtime.demo.command import demo
 from runtime.demo.network import Net
+from tests.processes import start
 from tests.test_mnist import TEST_X, TEST_Y, TRAIN_X, TRAIN_Y, idx_images, idx_labels, write
 
 ROOT = Path(__file__).parents[2]
@@ -154,11 +153,8 @@ def test_sigint_of_a_real_process(data: Path, tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from runtime.demo.command import demo\n"
         f"sys.exit(demo(workers=2, rounds=1000000, data=Path({str(data)!r})))"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    process = start(
+        code,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         start_new_session=True,
