@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import messages, rounds, steps
-from benchmarks.harness import Report, Result, machine
+from benchmarks.harness import Report, Result, cell, machine, seconds
+from benchmarks.page import page
 
 TIMED = {"steps": steps.run, "rounds": rounds.run}
 COUNTED = {"messages": messages.run}
@@ -26,6 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer rounds and clients, to see that it works")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write a page of Markdown")
     options = parser.parse_args(arguments)
     unknown = [s for s in options.suites if s not in {**TIMED, **COUNTED}]
     if unknown:
@@ -43,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
             for result in TIMED[name](options.quick):
                 report.results.append(result)
                 console.print(_times(result))
+    if options.page:
+        options.page.write_text(page(report), encoding="utf-8")
     if options.json:
         options.json.write_text(json.dumps(report.as_json(), indent=2))
     return 0
@@ -53,7 +57,7 @@ def _times(result: Result) -> Table:
     for column in ("way", "median", "min", "ratio"):
         table.add_column(column, justify="left" if column == "way" else "right")
     for figure in result.figures:
-        table.add_row(figure.name, _seconds(figure.median), _seconds(figure.minimum), f"{figure.ratio:.2f}x")
+        table.add_row(figure.name, seconds(figure.median), seconds(figure.minimum), f"{figure.ratio:.2f}x")
     if result.target:
         table.add_row("[dim]target[/dim]", "", "", f"[dim]{result.target}[/dim]")
     return table
@@ -64,18 +68,8 @@ def _counts(name: str, rows: list[dict[str, object]]) -> Table:
     for column in rows[0]:
         table.add_column(column, justify="left" if column in ("work", "way") else "right")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(cell(value) for value in row.values()))
     return table
-
-
-def _cell(value: object) -> str:
-    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _seconds(value: float) -> str:
-    if value < 1e-3:
-        return f"{value * 1e6:.1f} us"
-    return f"{value * 1e3:.2f} ms" if value < 1 else f"{value:.2f} s"
 
 
 if __name__ == "__main__":

@@ -118,6 +118,18 @@ def _timed(run: Contender, calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
+def seconds(value: float) -> str:
+    """A time as people read it."""
+    if value < 1e-3:
+        return f"{value * 1e6:.1f} us"
+    return f"{value * 1e3:.2f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def cell(value: object) -> str:
+    """A count or a word as a table shows it."""
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     return {
