@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from planc.errors import InputError
+from planc.errors import InputError, TypeCheckError
 from planc.ir import Graph, Node, Operand, TensorType, Value
 from planc.ir.binding import bind
 from planc.lower.liveness import last_uses, shares_memory
@@ -133,7 +133,13 @@ class Emitter:
             return f"{self.function(plan, inner)}({', '.join(names[v.index] for v in args if v is not None)})"
         definition = lookup(node.op)
         parts = [self._operand(operand, names, bindings) for operand in node.operands]
-        attrs: dict[str, Any] = {key: concrete(value, bindings) for key, value in node.attrs}
+        attrs: dict[str, Any] = {}
+        known = {p.name for p in definition.attrs}
+        for key, value in node.attrs:
+            # Names become source: they come from the op table, whether or not anyone verified the graph.
+            if key not in known:
+                raise TypeCheckError(f"{node.op} has no attribute {key!r}; it is {definition.signature()}")
+            attrs[key] = concrete(value, bindings)
         if definition.has(Trait.FACTORY):
             attrs["device"] = self._device
         parts += [f"{key}={self._literal(value)}" for key, value in attrs.items()]

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import planc
-from planc.errors import ExecutionError, InputError
-from planc.ir import DimVar, DType, Graph, sym
+from planc.errors import ExecutionError, InputError, TypeCheckError
+from planc.ir import DimVar, DType, Graph, Input, Node, Output, Role, TensorType, Value, sym
 from planc.ir.program import Program
 from planc.lower import Executable, ExecutableCache, bind_tensors
 from planc.ops.structured import subplan_of
@@ -310,3 +310,19 @@ def test_a_dim_divided_by_zero_is_an_input_error() -> None:
     empty = planc.parse(text.replace(" {", " where n, m in 0..9 {", 1))
     with pytest.raises(InputError, match="n = 6, m = 0 a dim is divided by 0"):
         empty(torch.ones(6), torch.ones(0))
+
+
+def test_no_name_of_a_graph_becomes_source() -> None:
+    """Not even one that was never verified: names in generated code are the op table's or the emitter's."""
+    x = Value(0, TensorType(DType.F32, (2,)))
+    attrs = (("alpha=1) or (ran.append(1)) or dict(x", 1),)
+    node = Node("aten.add", (x, 1), attrs, (Value(1, x.type),))
+    graph = Graph(
+        "p",
+        (),
+        (Input(x, "x", Role.ARGUMENT, "x"),),
+        (node,),
+        (Output(node.results[0], "r", Role.ARGUMENT, "r"),),
+    )
+    with pytest.raises(TypeCheckError, match=r"aten\.add has no attribute"):
+        Executable(Program(graph), {}, torch.device("cpu"))
