@@ -15,6 +15,7 @@ from planc.errors import DecodeError, InputError
 from planc.ir import DType, from_torch
 from runtime.errors import ObjectExists, ObjectNotFound, PermissionDenied, WrongWorker
 from runtime.executor import Executor
+from runtime.identity import Identity
 from runtime.messages import Body, Handle, Pointer, Slot
 from runtime.policy import PUBLIC, Policy, Secrecy
 from runtime.shelf import Shelf
@@ -29,7 +30,8 @@ each would hold the memory of its whole frame."""
 class Site:
     """The parts of a worker that handlers use.
 
-    ``send`` delivers one body to a peer; ``unlocked`` opens the worker to other requests meanwhile.
+    ``send`` delivers one body to a peer; ``unlocked`` opens the worker to other requests meanwhile, and
+    ``computing`` does so for a plan that is going to write to the objects with these ids.
     """
 
     worker: str
@@ -41,6 +43,7 @@ class Site:
     approved: set[str]
     send: Callable[[str, Body, Sequence[torch.Tensor]], None]
     unlocked: Callable[[], AbstractContextManager[None]]
+    computing: Callable[[Iterable[int]], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +60,14 @@ class Call:
     """One request: who asks, the tensors that came along, and those to go back."""
 
     site: Site
-    client: str
+    identity: Identity
     tensors: Sequence[torch.Tensor]
     back: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
+
+    @property
+    def client(self) -> str:
+        """The name of who asks."""
+        return self.identity.name
 
     def see(self, id: int) -> Stored:
         """An object that the client may see.

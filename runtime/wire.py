@@ -29,6 +29,8 @@ _MAGIC = b"\x8bplancw"
 VERSION = 1
 _PREFIX = struct.Struct("<7sBIIQ")
 _ALIGN = 64
+_LARGE = 2**20
+"""Bytes of tensors from which on a frame is sent without being put together first."""
 _TORCH = {dtype: dtype.torch for dtype in DType}
 _ITEMSIZE = {dtype: dtype.itemsize for dtype in DType}
 
@@ -63,12 +65,77 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Header)
 
 
+class Pieces:
+    """A frame that was not put together: what is sent a chunk at a time needs no copy of its tensors.
+
+    It holds on to the tensors, which nobody may write to until it is gone.
+
+    Attributes:
+        parts: bytes whose concatenation is the frame.
+        nbytes: how many there are.
+    """
+
+    __slots__ = ("nbytes", "parts")
+
+    def __init__(self, parts: Sequence[memoryview]) -> None:
+        self.parts = parts
+        self.nbytes = sum(part.nbytes for part in parts)
+
+    def __len__(self) -> int:
+        return self.nbytes
+
+    def join(self) -> bytearray:
+        """The frame in memory of its own."""
+        return bytearray().join(self.parts)
+
+
+Frame = bytearray | Pieces
+"""A frame to be sent."""
+
+
 def encode(message: Message, tensors: Sequence[torch.Tensor] = ()) -> bytearray:
     """The frame of a message and its tensors. Copies each tensor once, from any device and memory layout.
 
     Raises:
         InputError: a tensor is sparse, has no data, or is of a dtype that plans do not have.
     """
+    prefix, entries, data, end = _lay_out(message, tensors)
+    frame = bytearray(data + end)
+    frame[: len(prefix)] = prefix
+    for entry, tensor in zip(entries, tensors, strict=True):
+        if entry.nbytes:
+            _view(frame, entry, data).copy_(tensor.detach())
+    return frame
+
+
+def encode_pieces(message: Message, tensors: Sequence[torch.Tensor] = ()) -> Pieces:
+    """As `encode`, without a copy of tensors that lie in the machine's memory in row-major order."""
+    prefix, entries, data, _ = _lay_out(message, tensors)
+    parts = [memoryview(prefix)]
+    at = len(prefix) - data
+    for entry, tensor in zip(entries, tensors, strict=True):
+        if gap := entry.offset - at:
+            parts.append(memoryview(bytes(gap)))
+        if entry.nbytes:
+            flat = tensor.detach().cpu().contiguous().view(-1)
+            parts.append(memoryview(flat.view(torch.uint8).numpy()).cast("B"))
+        at = entry.offset + entry.nbytes
+    if at < 0:  # no tensors: the padding behind the header
+        parts.append(memoryview(bytes(-at)))
+    return Pieces(parts)
+
+
+def encode_frame(message: Message, tensors: Sequence[torch.Tensor] = ()) -> Frame:
+    """As `encode` where the tensors are small, else as `encode_pieces`."""
+    if sum(tensor.nbytes for tensor in tensors) < _LARGE:
+        return encode(message, tensors)
+    return encode_pieces(message, tensors)
+
+
+def _lay_out(
+    message: Message, tensors: Sequence[torch.Tensor]
+) -> tuple[bytes, Sequence[_Entry], int, int]:
+    """Prefix and header, the table, and where the tensors begin and how many bytes they take."""
     table: list[_Entry] = []
     end = 0
     for i, tensor in enumerate(tensors):
@@ -82,13 +149,8 @@ def encode(message: Message, tensors: Sequence[torch.Tensor] = ()) -> bytearray:
         # A lone surrogate or an integer beyond 64 bits, in what a caller wrote.
         raise InputError(f"{type(message).__name__}: a text or number cannot be sent: {error}") from None
     data = _align(_PREFIX.size + len(header))
-    frame = bytearray(data + end)
-    _PREFIX.pack_into(frame, 0, _MAGIC, VERSION, len(header), 0, len(frame))
-    frame[_PREFIX.size : _PREFIX.size + len(header)] = header
-    for entry, tensor in zip(table, tensors, strict=True):
-        if entry.nbytes:
-            _view(frame, entry, data).copy_(tensor.detach())
-    return frame
+    prefix = _PREFIX.pack(_MAGIC, VERSION, len(header), 0, data + end) + header
+    return prefix, table, data, end
 
 
 def decode(

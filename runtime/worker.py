@@ -1,8 +1,9 @@
 """A worker: `handle(request) -> reply`, all there is to it, pure of I/O. Channels call `handle_frame`.
 
 Requests are handled one at a time, under one lock: each sees the store before or after another, never within.
-The one exception is a transfer, which opens the lock while its peer takes the objects (two workers that send
-to each other would wait for ever). Releases are applied first; a handler that fails has changed nothing else.
+Two open the lock for a while: a plan that runs (who names what it is going to write waits), and a transfer
+while its peer takes the objects (two workers that send to each other would wait for ever). Releases are
+applied first; a handler that fails has changed nothing else.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -22,15 +23,17 @@ from planc.ir import from_torch
 from planc.limits import Limits
 from runtime.call import Call, Site
 from runtime.channels.base import Channel, Connection
-from runtime.errors import ConnectionLost, WorkerError, to_failure
+from runtime.errors import ConnectionLost, PermissionDenied, WorkerError, to_failure
 from runtime.executor import Executor, RunBounds, Runner
 from runtime.handlers import HANDLERS
+from runtime.identity import Identity
 from runtime.messages import MAX_ID, Answer, Body, Failure, Names, Reply, Request, Text
 from runtime.policy import PUBLIC, Policy, Secrecy
 from runtime.replay import Answered, Pending, Replays
+from runtime.reservations import Reservations
 from runtime.shelf import Shelf
 from runtime.store import Store, Stored
-from runtime.wire import WireLimits, decode, encode
+from runtime.wire import Frame, WireLimits, decode, encode, encode_frame
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +48,8 @@ class WorkerLimits:
     """Bytes of all objects."""
     run: RunBounds = field(default_factory=RunBounds)
     """Memory and work that one run of a plan may take; estimated before it starts."""
+    concurrent_runs: int = 4
+    """Plans that run at a time; more wait."""
     plans: int = 1024
     """Installed plans."""
     plan_bytes: int = 4 * 2**30
@@ -88,7 +93,8 @@ class Worker:
         self._peers = peers
         self._connections: dict[str, Connection] = {}
         self._lock = threading.Lock()
-        self._answered = threading.Condition(self._lock)
+        self._changed = threading.Condition(self._lock)
+        self._reserved = Reservations()
         self._replays = Replays(limits.replay_window, limits.replay_bytes, limits.sessions, limits.clients)
         place = torch.device(device)
         self._site = Site(
@@ -101,6 +107,7 @@ class Worker:
             approved=set(),
             send=self._send,
             unlocked=self._unlocked,
+            computing=self._computing,
         )
 
     @property
@@ -156,22 +163,26 @@ class Worker:
             self._site.store.commit({id: Stored(value, self.id, tuple(tags), description, secrecy)})
         return id
 
-    def handle_frame(self, frame: bytearray | memoryview | bytes) -> bytearray:
+    def handle_frame(
+        self, frame: bytearray | memoryview | bytes, identity: Identity | None = None
+    ) -> bytearray:
         """The reply to a frame, as a frame. Never raises: garbage gets a `Failure`.
 
-        The frame is the worker's from then on: stored tensors may share its memory.
+        Args:
+            frame: the worker's from then on: stored tensors may share its memory.
+            identity: who sent it; where not given, whoever the request says.
         """
-        number = 0
-        try:
-            message, tensors = decode(frame, self.limits.wire)
-            if not isinstance(message, Request):
-                raise DecodeError(f"expected a request, got a {type(message).__name__}")
-            number = message.request_id
-            return encode(*self.handle(message, tensors))
-        except Exception as error:
-            return encode(Reply(number, self._failure(error)))
+        return encode(*self._answer(frame, identity))
 
-    def handle(self, request: Request, tensors: Sequence[torch.Tensor] = ()) -> Answered:
+    def handle_large_frame(
+        self, frame: bytearray | memoryview | bytes, identity: Identity | None = None
+    ) -> Frame:
+        """As `handle_frame`, for a channel that sends large replies a piece at a time."""
+        return encode_frame(*self._answer(frame, identity))
+
+    def handle(
+        self, request: Request, tensors: Sequence[torch.Tensor] = (), identity: Identity | None = None
+    ) -> Answered:
         """The reply to a request and the tensors that go with it. What goes wrong is a `Failure` in it.
 
         A request that came before gets the reply that it got before, and is not applied again.
@@ -179,28 +190,31 @@ class Worker:
         Args:
             request: the message.
             tensors: those that its slots mean. They are the worker's from then on.
+            identity: who sent it; where not given, whoever the request says.
 
         Returns:
             The reply, and tensors that may be the stored ones: to be read or copied, not written to.
         """
+        if identity is None:
+            identity = Identity(request.client)
+        elif identity.name != request.client:
+            error = PermissionDenied(f"{identity.name!r} may not send requests as {request.client!r}")
+            return Reply(request.request_id, self._failure(error)), []
         with self._lock:
             try:
-                before = self._replays.begin(request)
-                while isinstance(before, Pending):
-                    self._answered.wait()
-                    before = self._replays.begin(request)
+                before = self._begin(request)
             except WorkerError as error:
                 return Reply(request.request_id, self._failure(error)), []
             if before is not None:
                 return before
             try:
-                answered = self._apply(request, tensors)
+                answered = self._apply(request, tensors, identity)
                 self._replays.end(request, answered)
             except BaseException:  # an interrupt: nobody may wait for this reply for ever
                 self._replays.abandon(request)
                 raise
             finally:
-                self._answered.notify_all()
+                self._changed.notify_all()
             return answered
 
     def close(self) -> None:
@@ -210,8 +224,34 @@ class Worker:
         for connection in connections.values():
             connection.close()
 
-    def _apply(self, request: Request, tensors: Sequence[torch.Tensor]) -> Answered:
-        call = Call(self._site, request.client, tensors)
+    def _answer(self, frame: bytearray | memoryview | bytes, identity: Identity | None) -> Answered:
+        number = 0
+        try:
+            message, tensors = decode(frame, self.limits.wire)
+            if not isinstance(message, Request):
+                raise DecodeError(f"expected a request, got a {type(message).__name__}")
+            number = message.request_id
+            return self.handle(message, tensors, identity)
+        except Exception as error:
+            return Reply(number, self._failure(error)), []
+
+    def _begin(self, request: Request) -> Answered | None:
+        """The reply to a request that came before; None if it is new and nothing hinders it any more."""
+        before = self._replays.begin(request)
+        while isinstance(before, Pending):
+            self._changed.wait()
+            before = self._replays.begin(request)
+        if before is None:
+            try:
+                while self._reserved.hinder(request):
+                    self._changed.wait()
+            except BaseException:
+                self._replays.abandon(request)
+                raise
+        return before
+
+    def _apply(self, request: Request, tensors: Sequence[torch.Tensor], identity: Identity) -> Answered:
+        call = Call(self._site, identity, tensors)
         try:
             self._release(call, request.release)
             body: Answer = HANDLERS[type(request.body)](call, request.body)
@@ -251,3 +291,21 @@ class Worker:
             yield
         finally:
             self._lock.acquire()
+
+    @contextmanager
+    def _computing(self, written: Iterable[int]) -> Generator[None]:
+        """Open the worker to other requests but those that name what is going to be written."""
+        reserved = self._reserved
+        ids = set(written)
+        reserved.ids |= ids
+        try:
+            while reserved.running >= self.limits.concurrent_runs:
+                self._changed.wait()
+            reserved.running += 1
+            try:
+                with self._unlocked():
+                    yield
+            finally:
+                reserved.running -= 1
+        finally:
+            reserved.ids -= ids

@@ -14,7 +14,7 @@ from planc.errors import DecodeError
 from runtime.counting import count_reply, count_request
 from runtime.errors import ConnectionLost, to_error
 from runtime.messages import MAX_ID, Answer, Body, Failure, Pointer, Reply, Request, Values
-from runtime.wire import WireLimits, decode, encode
+from runtime.wire import Frame, WireLimits, decode, encode_frame
 
 _RELEASES = 4096
 """Objects released by one request at most."""
@@ -26,8 +26,8 @@ class Channel(Protocol):
     A channel may send a frame again when no reply came: the worker applies it once.
     """
 
-    def call(self, frame: bytearray) -> bytearray:
-        """The reply to a frame.
+    def call(self, frame: Frame) -> bytearray | memoryview:
+        """The reply to a frame, in memory that is the caller's from then on.
 
         Raises:
             ConnectionLost: none came.
@@ -116,7 +116,7 @@ class Connection:
 
     def _frame(
         self, body: Body, tensors: Sequence[torch.Tensor], released: Sequence[int]
-    ) -> tuple[bytearray, int]:
+    ) -> tuple[Frame, int]:
         with self._lock:
             self._last += 1
             number = self._last
@@ -124,13 +124,13 @@ class Connection:
             settled = min(self._open) - 1
         request = Request(self.client, self._session, number, settled, tuple(released), body)
         try:
-            return encode(request, tensors), number
+            return encode_frame(request, tensors), number
         except BaseException:
             with self._lock:
                 self._open.discard(number)
             raise
 
-    def _exchange(self, kind: str, frame: bytearray) -> bytearray:
+    def _exchange(self, kind: str, frame: Frame) -> bytearray | memoryview:
         count_request(kind, len(frame), peer=self._peer)
         reply = self._channel.call(frame)
         count_reply(len(reply), peer=self._peer)

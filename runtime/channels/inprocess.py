@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from runtime.errors import ConnectionLost
+from runtime.wire import Frame
 
 
 class FrameHandler(Protocol):
@@ -30,7 +31,7 @@ class InProcessChannel:
         self._worker: FrameHandler | None = worker
         self._id = worker.id
 
-    def call(self, frame: bytearray) -> bytearray:
+    def call(self, frame: Frame) -> bytearray:
         """The reply to a frame.
 
         Raises:
@@ -38,7 +39,7 @@ class InProcessChannel:
         """
         if self._worker is None:
             raise ConnectionLost("the channel is closed", worker=self._id)
-        return self._worker.handle_frame(frame)
+        return self._worker.handle_frame(frame if isinstance(frame, bytearray) else frame.join())
 
     def close(self) -> None:
         """Let go of the worker."""

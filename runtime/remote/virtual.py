@@ -12,6 +12,7 @@ from runtime.channels.inprocess import InProcessChannel
 from runtime.errors import ConnectionLost
 from runtime.policy import Policy
 from runtime.remote.handle import WorkerHandle
+from runtime.wire import Frame
 from runtime.worker import Worker, WorkerLimits
 
 ME = "me"
@@ -26,11 +27,11 @@ class _ByName:
     def __init__(self, id: str) -> None:
         self._id = id
 
-    def call(self, frame: bytearray) -> bytearray:
+    def call(self, frame: Frame) -> bytearray:
         worker = _known.get(self._id)
         if worker is None:
             raise ConnectionLost(f"there is no worker {self._id!r} in this process", worker=self._id)
-        return worker.handle_frame(frame)
+        return InProcessChannel(worker).call(frame)
 
     def close(self) -> None:
         """There is nothing to close."""
