@@ -5,7 +5,7 @@ Passes make them (`planc.passes.fusions`); nobody has to write them, though anyb
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,10 @@ from torch.nn import functional
 
 from planc.errors import TypeCheckError
 from planc.ir import Dim, TensorType
+from planc.ops.guards import check_classes
 from planc.ops.rules import want_choice, want_equal, want_floating, want_rank, want_shape
-from planc.ops.schema import Int, OptTensor, Str, Tensor
+from planc.ops.schema import Bools, Int, OptTensor, Str, Tensor, Tensors
+from planc.ops.steps import parse_steps, run_steps, step_types, stepwise
 from planc.ops.table import op
 
 aten = torch.ops.aten
@@ -50,6 +52,53 @@ def _linear_type(input: TensorType, weight: TensorType, bias: TensorType | None)
 def linear(input: Tensor, weight: Tensor, bias: OptTensor = None) -> TensorType:
     """input @ t(weight) + bias: ``aten.addmm`` or ``aten.mm`` of a transposed weight."""
     return _linear_type(input, weight, bias)
+
+
+def _linear_backward(
+    grad_output: torch.Tensor,
+    input: torch.Tensor,
+    weight: torch.Tensor | None,
+    output_mask: Sequence[bool],
+) -> tuple[torch.Tensor, ...]:
+    out: list[torch.Tensor] = []
+    if output_mask[0]:
+        assert weight is not None
+        out.append(torch.mm(grad_output, weight))
+    if output_mask[1]:
+        out.append(torch.mm(grad_output.t(), input))
+    if output_mask[2]:
+        out.append(torch.sum(grad_output, dim=[0]))
+    return tuple(out)
+
+
+def _linear_backward_flops(
+    operands: tuple[Any, ...], attrs: Mapping[str, Any], _results: tuple[TensorType, ...]
+) -> Dim:
+    grad, input, _ = operands
+    by_input, by_weight, by_bias = attrs["output_mask"]
+    return grad.numel * input.shape[1] * 2 * (int(by_input) + int(by_weight)) + grad.numel * int(by_bias)
+
+
+@op("fused.linear_backward", _linear_backward, flops=_linear_backward_flops)
+def linear_backward(
+    grad_output: Tensor, input: Tensor, weight: OptTensor, *, output_mask: Bools
+) -> tuple[TensorType, ...]:
+    """Gradients of ``fused.linear`` by input, weight and bias, of which ``output_mask`` says those wanted."""
+    want_rank("grad_output", grad_output, 2)
+    want_rank("the input", input, 2)
+    want_floating("gradient, input and weight", grad_output, input, weight)
+    want_equal(f"rows of {grad_output} and of {input}", grad_output.shape[0], input.shape[0])
+    if len(output_mask) != 3 or not any(output_mask):
+        raise TypeCheckError(f"output_mask must be three bools, one of them true, got {list(output_mask)}")
+    shape = (grad_output.shape[1], input.shape[1])
+    if output_mask[0] and weight is None:
+        raise TypeCheckError("the gradient by the input needs the weight")
+    if weight is not None:
+        want_shape("weight", weight, shape)
+    made = (input.shape, shape, shape[:1])
+    return tuple(
+        TensorType(input.dtype, shape) for shape, wanted in zip(made, output_mask, strict=True) if wanted
+    )
 
 
 def _linear_act(
@@ -126,6 +175,7 @@ def _cross_entropy_backward(
     reduction: int = 1,
     ignore_index: int = -100,
 ) -> torch.Tensor:
+    check_classes(target, logs.shape[1], ignore_index)
     grad = aten.nll_loss_backward.default(
         grad_output, logs, target, weight, reduction, ignore_index, total_weight
     )
@@ -149,3 +199,26 @@ def cross_entropy_backward(
     want_shape("total_weight", total_weight, ())
     want_floating("gradient, logarithms and total weight", grad_output, logs, total_weight)
     return logs
+
+
+def _elementwise(inputs: Sequence[torch.Tensor], steps: str) -> torch.Tensor:
+    return run_steps(steps, inputs)
+
+
+def _elementwise_flops(
+    operands: tuple[Any, ...], attrs: Mapping[str, Any], _results: tuple[TensorType, ...]
+) -> Dim:
+    program = parse_steps(attrs["steps"])
+    total: Dim = 0
+    made = step_types(program, operands[0])
+    for step, result in zip(program.steps, made, strict=True):
+        definition = stepwise(step.op)
+        assert definition is not None
+        total = total + definition.flops((), {}, (result,))
+    return total
+
+
+@op("fused.elementwise", _elementwise, flops=_elementwise_flops)
+def elementwise(inputs: Tensors, *, steps: Str) -> TensorType:
+    """Elementwise ops as one: ``"mul(x0, x1); relu(s0)"``, where x0 is the first input, s0 the first step."""
+    return step_types(parse_steps(steps), inputs)[-1]

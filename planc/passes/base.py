@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from planc.ir import Graph, Node
+from planc.ir.facts import knowing
 from planc.ir.program import Program
 from planc.ops import Kind, lookup
 
@@ -51,7 +52,8 @@ def everywhere(graph: Graph, rewrite: Rewrite) -> tuple[Graph, int]:
     changes = sum(count for _, count in below)
     if changes:
         graph = replace(graph, subplans=tuple(sub for sub, _ in below))
-    graph, count = rewrite(graph)
+    with knowing(graph.dims):
+        graph, count = rewrite(graph)
     return graph, changes + count
 
 

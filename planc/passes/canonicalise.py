@@ -12,6 +12,7 @@ from planc.ir import Node, Operand
 from planc.ir.graph import Scalar
 from planc.ir.program import Program
 from planc.ops.schema import same
+from planc.passes.arranging import ARRANGES, ARRANGING, RESHAPES, arranged
 from planc.passes.base import PassResult
 from planc.passes.rewriting import Context, Found, Rule, apply_rules, first_operand, remade, same_type
 
@@ -40,9 +41,6 @@ def _detach(node: Node, context: Context) -> Found:
     return None
 
 
-ARRANGES = ("aten.t", "aten.transpose", "aten.permute")
-
-
 def _arrange(node: Node, context: Context) -> Found:
     """No permutation of dims is nothing; two of them are one."""
     x = first_operand(node)
@@ -59,28 +57,9 @@ def _arrange(node: Node, context: Context) -> Found:
     return remade(node, "aten.permute", (inner.operands[0],), {"dims": dims})
 
 
-def arranged(node: Node) -> list[int]:
-    """The dims of its operand, counted from the front, in the order in which a transposing op puts them."""
-    rank = node.results[0].type.rank
-    order = list(range(rank))
-    if node.op == "aten.t":
-        return order[::-1]
-    if node.op == "aten.permute":
-        dims = node.attr("dims")
-        assert isinstance(dims, tuple)
-        return [dim % rank for dim in dims if isinstance(dim, int)]
-    if rank:
-        a, b = (dim % rank for dim in (node.attr("dim0"), node.attr("dim1")) if isinstance(dim, int))
-        order[a], order[b] = b, a
-    return order
-
-
-_RESHAPES = ("aten.view", "aten.squeeze", "aten.unsqueeze")
-
-
 def _reshape(node: Node, context: Context) -> Found:
     """Of several reshapes in a row only the last shape counts, and it is nothing if it is the first."""
-    inner = context.source(node.operands[0], *_RESHAPES)
+    inner = context.source(node.operands[0], *RESHAPES)
     x = None if inner is None else first_operand(inner)
     if x is None:
         return None
@@ -101,6 +80,22 @@ def _whole_slice(node: Node, context: Context) -> Found:
     if node.attr("start", 0) not in (0, None) or node.attr("step", 1) != 1:
         return None
     return same_type(node, context)
+
+
+def _whole_gradient(node: Node, context: Context) -> Found:
+    """The gradient of a slice of everything."""
+    return same_type(node, context) if node.attr("start") == 0 and node.attr("step") == 1 else None
+
+
+def _one_piece(node: Node, context: Context) -> Found:
+    """Pieces of which there is one: the tensor itself, or the tensor without a dim of size 1."""
+    if len(node.results) != 1:
+        return None
+    if node.op != "aten.unbind":
+        return same_type(node, context)
+    dim = node.attr("dim", 0)
+    assert isinstance(dim, int)
+    return remade(node, "aten.squeeze", node.operands, {"dim": (dim,)})
 
 
 def _times_one(node: Node, context: Context) -> Found:
@@ -156,9 +151,12 @@ RULES: tuple[Rule, ...] = (
         "the value is the same, and no gradient is cut that was not cut already",
     ),
     Rule("transposes", ARRANGES, _arrange, "permutations of dims compose, and move no element"),
-    Rule("reshape twice", _RESHAPES, _reshape, "elements keep their row-major order"),
+    Rule("reshape twice", RESHAPES, _reshape, "elements keep their row-major order"),
     Rule("explicit size", ("aten.view", "aten.expand"), _explicit_size, "the same size, written out"),
     Rule("whole slice", ("aten.slice",), _whole_slice, "every element, in order"),
+    Rule("gradient of a whole slice", ("aten.slice_backward",), _whole_gradient, "every element, in order"),
+    Rule("one piece", ("aten.split", "aten.split_with_sizes", "aten.unbind"), _one_piece, "nothing is cut"),
+    *ARRANGING,
     Rule(
         "times one", ("aten.mul", "aten.div"), _times_one, "x*1 and x/1 are x in IEEE arithmetic, for every x"
     ),

@@ -81,6 +81,24 @@ class Around:
                         return f"what {node.op} makes is an output of the plan"
                     when = " before the last of them" if value.index in given else ""
                     return f"{self.graph.nodes[reader].op} also reads what {node.op} makes{when}"
+        return self.reordered((*fused.absorbs, root))
+
+    def reordered(self, nodes: Sequence[Node]) -> str | None:
+        """Why nodes cannot become one at the place of one of them: gradients would add up in another order.
+
+        Autograd adds up the gradients of a value from its last reader to its first. Two add up to the same in
+        either order, three or more may not.
+        """
+        if self.trains:
+            return None
+        inside = {self.position(node) for node in nodes}
+        between = set(range(min(inside), max(inside))) - inside
+        for node in nodes:
+            for value in node.values():
+                if not value.type.dtype.is_floating or self.reads(value) < 3:
+                    continue
+                if not between.isdisjoint(self.read_by[value.index]):
+                    return f"{value.type} is read in between too: its gradients would add up in another order"
         return None
 
 

@@ -7,14 +7,16 @@ not done, and its ``check`` says so.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from planc.ir import Node, Operand, Value
 from planc.ir.program import Program
 from planc.ops import Kind, lookup
 from planc.ops.fused import ACTIVATIONS
+from planc.passes.arranging import ARRANGES, arranged
 from planc.passes.base import PassResult
-from planc.passes.canonicalise import ARRANGES, arranged
 from planc.passes.fuse import Around, Fused, Fusion, fuse
+from planc.passes.rewriting import first_operand
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def _batch_norm(node: Node, around: Around) -> Fused | str | None:
         return None
     if node.op == "aten.batch_norm":
         return "in training its statistics are those of the batch: there is nothing to fold"
-    return "folding it into the weights scales before the sum and not after: nearly equal, not equal"
+    return "folding scales before the sum and not after: nearly equal, not equal; pass fold_batchnorm does it"
 
 
 def _update(node: Node, around: Around) -> Fused | str | None:
@@ -175,6 +177,97 @@ def _joined(a: Node, b: Node) -> Fused:
     return Fused(a.op, operands, dict(a.attrs), (a,), tuple(gives))
 
 
+def _pieces(node: Node, around: Around) -> Fused | str | None:
+    """Every x.select(dim, i), or slices that tile x: the first node of them here, and the others later."""
+    x = node.operands[0]
+    if not isinstance(x, Value) or not x.type.rank:
+        return None
+    dim, _ = _piece(node)
+    size = x.type.shape[dim]
+    if not isinstance(size, int) or size < 2:
+        return None
+    pieces: dict[int, tuple[int, Node]] = {}
+    for position in around.read_by[x.index]:
+        other = around.graph.nodes[position] if position < len(around.graph.nodes) else None
+        if other is not None and other.op == node.op and other.operands[0] == x:
+            along, piece = _piece(other)
+            if along == dim and piece is not None:
+                pieces.setdefault(piece[0], (piece[1], other))
+    tiles: list[Node] = []
+    ends = [0]
+    while ends[-1] < size and ends[-1] in pieces:
+        end, tile = pieces[ends[-1]]
+        tiles.append(tile)
+        ends.append(end)
+    if ends[-1] != size or len(tiles) < 2 or node is not min(tiles, key=around.position):
+        return None
+    if x.type.dtype.is_floating and not around.trains:
+        return "the gradients of its pieces would come together otherwise, and -0.0 with them"
+    gives = tuple(tile.results[0] for tile in tiles)
+    others = tuple(tile for tile in tiles if tile is not node)
+    if node.op == "aten.select":
+        return Fused("aten.unbind", (x,), {"dim": dim}, others, gives)
+    sizes = [end - start for start, end in pairwise(ends)]
+    if all(size == sizes[0] for size in sizes):
+        return Fused("aten.split", (x,), {"split_size": sizes[0], "dim": dim}, others, gives)
+    return Fused("aten.split_with_sizes", (x,), {"split_sizes": tuple(sizes), "dim": dim}, others, gives)
+
+
+def _piece(node: Node) -> tuple[int, tuple[int, int] | None]:
+    """The dim that a select or slice is along, and the positions that it takes, where they are known."""
+    x = node.operands[0]
+    assert isinstance(x, Value)
+    dim = node.attr("dim", 0)
+    assert isinstance(dim, int)
+    dim %= x.type.rank
+    size = x.type.shape[dim]
+    if not isinstance(size, int) or node.attr("step", 1) != 1:
+        return dim, None
+    if node.op == "aten.select":
+        index = node.attr("index")
+        return dim, (index % size, index % size + 1) if isinstance(index, int) and size else None
+    start, length = node.attr("start", 0) or 0, node.results[0].type.shape[dim]
+    if not isinstance(start, int) or not isinstance(length, int):
+        return dim, None
+    start = max(start + size, 0) if start < 0 else start
+    return dim, (start, start + length) if length else None
+
+
+def _linear_backward(node: Node, around: Around) -> Fused | str | None:
+    """The gradients of a linear layer: mm(g, w), mm(t(g), x), sum(g, [0]); the first of their nodes here."""
+    grad = first_operand(node)
+    if grad is None or grad.type.rank != 2:
+        return None
+    readers = [around.graph.nodes[i] for i in around.read_by[grad.index] if i < len(around.graph.nodes)]
+    turns = [n for n in readers if n.op in ARRANGES and arranged(n) == [1, 0]]
+    by_weight = [
+        n
+        for turn in turns
+        for i in around.read_by.get(turn.results[0].index, ())
+        if i < len(around.graph.nodes) and (n := around.graph.nodes[i]).op == "aten.mm"
+        and n.operands[0] == turn.results[0]
+    ]  # fmt: skip
+    by_input = [n for n in readers if n.op == "aten.mm" and n.operands[0] == grad]
+    by_bias = [n for n in readers if n.op == "aten.sum" and n.attrs == (("dim", (0,)),)]
+    if len(by_weight) != 1 or len(by_input) > 1 or len(by_bias) > 1 or not (by_input or by_bias):
+        return None
+    every = [*turns, *by_weight, *by_input, *by_bias]
+    if node is not min(every, key=around.position):
+        return None
+    x = by_weight[0].operands[1]
+    weight = by_input[0].operands[1] if by_input else None
+    here = around.position(node)
+    if any(isinstance(v, Value) and around.made_by.get(v.index, (-1,))[0] > here for v in (x, weight)):
+        return "what it reads is made too late"
+    in_order = [around.position(n) for n in (*by_input, *turns, *by_bias)]
+    if not around.trains and in_order != sorted(in_order):
+        return "gradients taken through it would add up in another order"
+    gives = tuple(n.results[0] for n in (*by_input, *by_weight, *by_bias))
+    mask = (bool(by_input), True, bool(by_bias))
+    absorbs = tuple(n for n in every if n is not node)
+    return Fused("fused.linear_backward", (grad, x, weight), {"output_mask": mask}, absorbs, gives)
+
+
 FUSIONS: tuple[Fusion, ...] = (
     Fusion(
         "linear", ("aten.addmm", "aten.mm"), _linear, "torch's linear is addmm or mm of the transposed weight"
@@ -185,6 +278,7 @@ FUSIONS: tuple[Fusion, ...] = (
         _optimizer,
         "an update treats each parameter by itself",
     ),
+    Fusion("pieces", ("aten.select", "aten.slice"), _pieces, "the same views, made by one call"),
     Fusion("scaled update", ("aten.sub", "aten.add"), _update, "integers do not round"),
     Fusion(
         "convolution and batch norm",
@@ -199,6 +293,12 @@ GROUPS: tuple[Fusion, ...] = (
         tuple(f"aten.{name}" for name in ACTIVATIONS),
         _linear_act,
         "the same two functions, called in turn",
+    ),
+    Fusion(
+        "gradient of linear",
+        ("aten.mm", "aten.sum", *ARRANGES),
+        _linear_backward,
+        "the same three functions, called in turn",
     ),
     Fusion(
         "softmax and loss",

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from planc.errors import PlanError
 from planc.ir.program import Program
 from planc.passes.base import Pass
+from planc.passes.batch_norm import FoldBatchNorm
 from planc.passes.canonicalise import Canonicalise
 from planc.passes.cse import CommonSubexpressions
 from planc.passes.dce import DeadCode
+from planc.passes.elementwise import FuseElementwise
 from planc.passes.fold import FoldConstants
 from planc.passes.fusions import Fuse, Group
 from planc.passes.hoist import Hoist
@@ -31,8 +33,16 @@ PASSES: tuple[Pass, ...] = (
     DeadCode(),  # last: the others leave unused nodes behind
 )
 
-OPTIONAL: tuple[Pass, ...] = (Group(),)
-"""Passes that run only where they are asked for by name: they make a plan shorter, and no faster."""
+OPTIONAL: tuple[Pass, ...] = (
+    Group(),
+    FuseElementwise(),
+    FoldBatchNorm(),
+)
+"""Passes that run only where they are asked for by name.
+
+`group` and `fuse_elementwise` make a plan shorter, and no faster; `fold_batchnorm` makes it faster, and what
+it computes nearly equal, not equal.
+"""
 
 MAX_ROUNDS = 8
 """Rounds through the list. Passes only shrink a plan, so a few suffice; the bound holds if one does not."""

@@ -28,6 +28,8 @@ class Context:
     """How often nodes and outputs read a value that a node made, by the value's index."""
     trains: bool
     """Whether the program takes its own gradients, so that nobody takes them through it from outside."""
+    read_by: Mapping[int, set[str]]
+    """The ops that read a value that a node made, by the value's index; "" for an output."""
 
     def source(self, operand: Operand, *ops: str) -> Node | None:
         """The node that made ``operand``, where it is one of ``ops``."""
@@ -38,8 +40,17 @@ class Context:
         """Whether a node's first result is read once, so that it goes when its reader no longer wants it."""
         return self.reads.get(node.results[0].index, 0) <= 1
 
+    def readers(self, node: Node) -> set[str]:
+        """The ops that read a node's first result; "" for an output."""
+        return self.read_by.get(node.results[0].index, set())
 
-Found = Value | Node | None
+    def keeps_order(self, value: Value) -> bool:
+        """Whether a value may be read elsewhere: of three gradients or more the order of their sum counts."""
+        return self.trains or not value.type.dtype.is_floating or self.reads.get(value.index, 0) <= 2
+
+
+Found = Value | Node | tuple[Node, Node] | None
+"""What takes a node's place: a value, a node, or two of which the second reads the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +87,40 @@ def _rewrite(
     rewriter = Rewriter(graph)
     made_by: dict[int, Node] = {}
     reads: Counter[int] = Counter()
-    context = Context(made_by, reads, trains)
+    read_by: dict[int, set[str]] = {}
+    context = Context(made_by, reads, trains, read_by)
     before = fired.total()
     readers = Counter(value.index for node in graph.nodes for value in node.values())
     readers.update(port.value.index for port in graph.outputs)
+    reading = {port.value.index: {""} for port in graph.outputs}
+    for node in graph.nodes:
+        for value in node.values():
+            reading.setdefault(value.index, set()).add(node.op)
+    for port in (*graph.inputs, *graph.constants):
+        reads[rewriter(port.value).index] = readers[port.value.index]
+
+    def emit(node: Node) -> None:
+        made_by.update((value.index, node) for value in rewriter.add(node))
+        reads.update(value.index for value in node.values())
+
     for old in graph.nodes:
         first = rewriter.builder.next_index
         results = tuple(Value(first + i, value.type) for i, value in enumerate(old.results))
         node = Node(old.op, rewriter.operands(old), old.attrs, results, old.loc)
-        found = _settle(node, table, context, fired)
+        found = _settle(node, table, context, fired, emit)
         if found is not node:  # what it read it reads no longer
             reads.subtract(value.index for value in node.values())
             reads.update(_read_by(found))
         if isinstance(found, Value):
             rewriter.replace(old, (found,))
             reads[found.index] += readers[old.results[0].index]
+            read_by.setdefault(found.index, set()).update(reading.get(old.results[0].index, ()))
             continue
         rewriter.replace(old, rewriter.add(found))
         made_by.update((value.index, found) for value in found.results)
         for was, now in zip(old.results, found.results, strict=True):
             reads[now.index] += readers[was.index]
+            read_by[now.index] = set(reading.get(was.index, ()))
     changes = fired.total() - before
     return (rewriter.finish(), changes) if changes else (graph, 0)
 
@@ -105,7 +130,11 @@ def _read_by(found: Node | Value) -> Iterator[int]:
 
 
 def _settle(
-    node: Node, table: Mapping[str, Sequence[Rule]], context: Context, fired: Counter[str]
+    node: Node,
+    table: Mapping[str, Sequence[Rule]],
+    context: Context,
+    fired: Counter[str],
+    emit: Callable[[Node], None],
 ) -> Node | Value:
     """Apply rules until none fires or a value takes the node's place."""
     again = True
@@ -118,6 +147,9 @@ def _settle(
             fired[rule.name] += 1
             if isinstance(found, Value):
                 return found
+            if isinstance(found, tuple):
+                first, found = found
+                emit(first)
             node, again = found, True
             break
     return node
@@ -146,12 +178,31 @@ def remade(
     return new if new.results == node.results else None
 
 
+def in_two(
+    node: Node,
+    first: tuple[str, tuple[Operand, ...], Mapping[str, Attribute]],
+    op: str,
+    attrs: Mapping[str, Attribute],
+    *more: Operand,
+) -> tuple[Node, Node] | None:
+    """Two nodes in a node's place, if the result has its type: ``first``, and ``op`` of what that makes."""
+    index = node.results[0].index
+    try:
+        one = make_node(*first, index, loc=node.loc)
+        two = make_node(op, (one.results[0], *more), attrs, index + 1, loc=node.loc)
+    except TypeCheckError:
+        return None
+    same = [value.type for value in two.results] == [value.type for value in node.results]
+    return (one, two) if same else None
+
+
 __all__ = [
     "Context",
     "Found",
     "Rule",
     "apply_rules",
     "first_operand",
+    "in_two",
     "remade",
     "same_type",
     "takes_own_gradients",

@@ -13,8 +13,19 @@ import torch
 
 from planc.ir import DType, Node, Operand, Value
 from planc.ir.program import Program
+from planc.ops.steps import stepwise
+from planc.passes.arranging import ARRANGES, RESHAPES
 from planc.passes.base import PassResult
-from planc.passes.rewriting import Context, Found, Rule, apply_rules, first_operand, remade, same_type
+from planc.passes.rewriting import (
+    Context,
+    Found,
+    Rule,
+    apply_rules,
+    first_operand,
+    in_two,
+    remade,
+    same_type,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +182,100 @@ def _view_of_view(node: Node, context: Context) -> Found:
     return remade(node, "aten.view", inner.operands, {"size": node.results[0].type.shape})
 
 
+def _through(node: Node, context: Context) -> Found:
+    """f(reshaped x), reshaped to the shape of x: f(x), for elementwise f."""
+    operand = first_operand(node)
+    inner = None if operand is None else context.made_by.get(operand.index)
+    if inner is None or not context.only_read_here(inner) or stepwise(inner.op) is None:
+        return None
+    operands: list[Operand] = []
+    for operand in inner.operands:
+        reshape = context.source(operand, *RESHAPES)
+        x = operand if reshape is None else first_operand(reshape)
+        if isinstance(x, Value):
+            if x.type.shape != node.results[0].type.shape or not _packed(x, context, 3):
+                return None
+            if not context.keeps_order(x):
+                return None
+        operands.append(x)
+    return remade(node, inner.op, tuple(operands), dict(inner.attrs))
+
+
+def _packed(x: Value, context: Context, depth: int) -> bool:
+    """Whether the elements of a value surely lie side by side in memory, so that no reshape copies it.
+
+    What torch computes for elements that lie apart may differ in the last bit.
+    """
+    made = context.made_by.get(x.index)
+    if made is None or depth == 0:
+        return False
+    if made.op in _PACKED:
+        return True
+    same = (operand.type.shape == x.type.shape for operand in made.values())
+    return (
+        stepwise(made.op) is not None
+        and all(same)
+        and all(_packed(operand, context, depth - 1) for operand in made.values())
+    )
+
+
+def _unselected(node: Node, context: Context) -> Found:
+    """The sum of the gradients of every x.select(dim, i): the stack of them, and a zero added.
+
+    Each element is a sum of one number and zeros, in some order; 0.0 is added because it turns -0.0 into 0.0.
+    """
+    if node.attrs or (not context.trains and node.results[0].type.dtype.is_floating):
+        return None
+    parts: list[Node] = []
+    rest: list[Operand] = [*node.operands]
+    while rest:
+        operand = rest.pop()
+        inner = context.source(operand, "aten.add", "aten.select_backward")
+        if inner is None or not context.only_read_here(inner) or len(parts) > _MOST_PARTS:
+            return None
+        if inner.op == "aten.add":
+            if inner.attrs:
+                return None
+            rest += inner.operands
+        else:
+            parts.append(inner)
+    return _stacked(node, parts)
+
+
+def _stacked(node: Node, parts: list[Node]) -> Found:
+    shape = node.results[0].type.shape
+    found: dict[int, Operand] = {}
+    dims: set[int] = set()
+    for part in parts:
+        dim, index = part.attr("dim"), part.attr("index")
+        if not isinstance(dim, int) or not isinstance(index, int) or part.results[0].type.shape != shape:
+            return None
+        dims.add(dim % len(shape))
+        size = shape[dim]
+        if not isinstance(size, int) or index % size in found:
+            return None
+        found[index % size] = part.operands[0]
+    if len(dims) != 1 or len(found) != shape[min(dims)]:
+        return None
+    tensors = tuple(x for _, x in sorted(found.items()) if isinstance(x, Value))
+    zero = 0.0 if node.results[0].type.dtype.is_floating else 0
+    return in_two(node, ("aten.stack", (tensors,), {"dim": min(dims)}), "aten.add", {}, zero)
+
+
+def _full_again(node: Node, context: Context) -> Found:
+    """What is full of one number is full of it in another shape too."""
+    made = context.source(node.operands[0], "aten.full")
+    if made is None or not context.only_read_here(made):
+        return None
+    return remade(node, "aten.full", (), {**dict(made.attrs), "size": node.results[0].type.shape})
+
+
 def _is_number(operand: Operand, number: int) -> bool:
     return isinstance(operand, (int, float)) and not isinstance(operand, bool) and operand == number
 
 
+_MOST_PARTS = 1024
+_PACKED = {"aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm", "fused.linear", "fused.linear_act"}
 _REDUCTIONS = ("aten.sum", "aten.mean", "aten.amax", "aten.amin")
 _IDEMPOTENT = ("aten.relu", "aten.floor", "aten.ceil", "aten.round", "aten.trunc")
 
@@ -208,4 +309,7 @@ RULES: tuple[Rule, ...] = (
         _view_of_view,
         "elements keep their row-major order",
     ),
+    Rule("reshaped and back", RESHAPES, _through, "an elementwise op takes elements one by one, as they lie"),
+    Rule("selected gradients", ("aten.add",), _unselected, "x + 0 + 0 is x + 0, in any order"),
+    Rule("number in another shape", (*RESHAPES, *ARRANGES), _full_again, "every element is the number"),
 )  # fmt: skip

@@ -22,7 +22,7 @@ from runtime.interpreter import interpret
 from tests.strategies import inputs_for
 
 FOLDER = Path(__file__).parent / "golden"
-NAMES = ("simplify", "hoist", "fuse", "group")
+NAMES = ("simplify", "hoist", "fuse", "group", "fuse_elementwise")
 FILES = sorted(path for name in NAMES for path in (FOLDER / name).glob("*.plan"))
 ODD = (0.0, -0.0, float("inf"), float("-inf"), float("nan"), 1e-45, -1e-40, 3e38, 65504.0, 1.0, -3.0)
 every = pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -33,7 +33,7 @@ STEPS: dict[str, Callable[[Program], PassResult]] = {
     **{step.name: step.apply for step in (*PASSES, *OPTIONAL)},
     "pipeline": whole,
 }
-EXACT = ("simplify", "hoist", "fuse", "group")
+EXACT = ("simplify", "hoist", "fuse", "group", "fuse_elementwise")
 """Passes that change no bit."""
 
 
