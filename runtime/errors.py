@@ -3,12 +3,22 @@
     WorkerError                 anything below; ``worker`` is the worker's id, where it is known
     +-- ObjectNotFound          no such object, or not yours: one error that does not say which
     +-- ObjectExists            an id that is taken
-    +-- PermissionDenied        the object can be seen, but this may not be done with it
+    +-- PermissionDenied        the worker's policy does not allow this
+    |   +-- ApprovalNeeded      the worker's owner has to approve the plan first; it waits for them
+    +-- QuotaExceeded           the client would take more than the policy lets it
     +-- PlanNotFound            the plan is not installed
     +-- WrongWorker             a value of one worker was used at another; names both
     +-- StoreFull               the worker's limit of bytes or plans would be exceeded
+    |   +-- DiskFull            the disk of a worker with a durable store is full: nothing was changed
+    +-- StorageError            a durable store cannot be opened, read or written
+    |   +-- StoreLocked         another process has it open
+    |   +-- StoreDamaged        something in it is not what was written
     +-- ReplayError             a request id came again after its reply was given up
-    +-- ConnectionLost          no reply came
+    +-- ConnectionLost          no reply came; DeadlineExceeded: none in time
+    +-- RequestSkipped          a request that this one was sent behind failed
+    +-- CredentialsError        a certificate, key or token is missing, not valid, or refused
+    +-- AuditFailed             the worker cannot write its audit log, so nothing leaves it
+    +-- PolicyError             a policy file is not one; says file, line and key
     +-- InternalError           a fault of the worker itself; its own log has the details
     +-- RemoteExecutionError    (also an ExecutionError) an op failed; says which node of which plan
     +-- RemoteInputError, RemoteTypeCheckError, RemoteVerifyError, RemoteLimitError, RemotePlanError,
@@ -66,7 +76,15 @@ class ObjectExists(WorkerError):
 
 
 class PermissionDenied(WorkerError):
-    """The object can be seen, but the worker's policy does not allow this."""
+    """The worker's policy does not allow this. The text says what it does allow, and whom to ask."""
+
+
+class ApprovalNeeded(PermissionDenied):
+    """A plan needs the approval of the worker's owner: ``plan_id`` is what they are asked to approve."""
+
+
+class QuotaExceeded(WorkerError):
+    """The client would take more bytes, time, plans or runs than the worker's policy lets it."""
 
 
 class PlanNotFound(WorkerError):
@@ -81,12 +99,48 @@ class StoreFull(WorkerError):
     """The worker's limit of bytes or plans would be exceeded."""
 
 
+class DiskFull(StoreFull):
+    """The disk under the worker's durable store is full: what was asked for did not happen."""
+
+
+class StorageError(WorkerError):
+    """A worker's durable store cannot be opened, read or written."""
+
+
+class StoreLocked(StorageError):
+    """Another process has this durable store open."""
+
+
+class StoreDamaged(StorageError):
+    """A durable store holds something that is not what was written, or lacks something that was."""
+
+
 class ReplayError(WorkerError):
     """A request came again when the worker no longer had its reply; it was not applied twice."""
 
 
 class ConnectionLost(WorkerError):
     """No reply came: whether the request was applied is not known."""
+
+
+class CredentialsError(WorkerError):
+    """A certificate, key or token is missing, not valid, or refused. No key or token is in the text."""
+
+
+class DeadlineExceeded(ConnectionLost):
+    """No reply came in time."""
+
+
+class RequestSkipped(WorkerError):
+    """The request was not applied, because one that was sent just before it, without waiting, failed."""
+
+
+class AuditFailed(WorkerError):
+    """The worker cannot write its audit log, or the log is damaged: nothing leaves unlogged."""
+
+
+class PolicyError(WorkerError):
+    """A policy file cannot be read. The text names the file, the line where it is known, and the key."""
 
 
 class InternalError(WorkerError):
@@ -134,11 +188,22 @@ _BY_KIND: dict[str, type[WorkerError]] = {
     "object-not-found": ObjectNotFound,
     "object-exists": ObjectExists,
     "permission-denied": PermissionDenied,
+    "approval-needed": ApprovalNeeded,
+    "quota-exceeded": QuotaExceeded,
     "plan-not-found": PlanNotFound,
     "wrong-worker": WrongWorker,
     "store-full": StoreFull,
+    "disk-full": DiskFull,
+    "storage": StorageError,
+    "store-locked": StoreLocked,
+    "store-damaged": StoreDamaged,
     "replay": ReplayError,
     "connection-lost": ConnectionLost,
+    "credentials": CredentialsError,
+    "deadline": DeadlineExceeded,
+    "skipped": RequestSkipped,
+    "audit-failed": AuditFailed,
+    "policy": PolicyError,
     "internal": InternalError,
     "execution": RemoteExecutionError,
     "plan": RemotePlanError,

@@ -76,6 +76,12 @@ class Numbers(_Tagged, frozen=True, tag=5):
     items: Annotated[tuple[int | float | bool, ...], Meta(max_length=4096)]
 
 
+class Gradient(_Tagged, frozen=True, tag=6):
+    """The ``.grad`` of an object in the worker's store."""
+
+    id: Id
+
+
 Argument = Handle | Slot | Items | int | float | bool | None
 Value = Slot | Pointer
 Attr = int | float | bool | str | ElementType | Numbers | None
@@ -245,17 +251,28 @@ class Update(_Tagged, frozen=True, tag=3):
 class Run(_Tagged, frozen=True, tag="run"):
     """Run an installed plan. Reply: Values, the results to ``Return``, in the order of the graph's outputs.
 
-    ``inputs`` has one entry for each input of the graph in order, ``results`` one for each output that is no
+    ``inputs`` has one entry for each input of the graph in order (a `Gradient` is a tensor of its own, cut
+    from autograd), ``results`` one for each output that is no
     state, ``updates`` one for each that is; none at all stands for an `Update` each. State that is updated so
     must be given by handle. What is replaced or kept is so wholly or not at all. With ``grad``, results that
     are kept know where they came from, where an input requires grad.
     """
 
     plan_id: PlanId
-    inputs: Annotated[tuple[Handle | Slot, ...], Meta(max_length=65_536)]
+    inputs: Annotated[tuple[Handle | Slot | Gradient, ...], Meta(max_length=65_536)]
     results: Annotated[tuple[Keep | Return | Drop, ...], Meta(max_length=65_536)]
     updates: Annotated[tuple[Keep | Return | Drop | Update, ...], Meta(max_length=65_536)] = ()
     grad: bool = False
+
+
+class Steps(_Tagged, frozen=True, tag="steps"):
+    """The parts of one optimizer update, by ops and by plans: all of them or none. Reply: Done.
+
+    A plan that takes a `Gradient` that is not there is left out. None may ``Return``, and no two may write to
+    one object. Each works on what was there before.
+    """
+
+    parts: Annotated[tuple[Step | Run, ...], Meta(max_length=65_536)]
 
 
 class FetchPlan(_Tagged, frozen=True, tag="fetch-plan"):
@@ -276,6 +293,49 @@ class Uninstall(_Tagged, frozen=True, tag="uninstall"):
     plan_ids: Annotated[tuple[PlanId, ...], Meta(max_length=65_536)]
 
 
+# Requests: the worker's owner
+
+
+class Status(_Tagged, frozen=True, tag="status"):
+    """How the worker is. For its owner. Reply: StatusReport."""
+
+
+class OwnerObjects(_Tagged, frozen=True, tag="owner-objects"):
+    """All objects of everybody, without elements. For the worker's owner. Reply: OwnerObjectsFound."""
+
+
+class OwnerPlans(_Tagged, frozen=True, tag="owner-plans"):
+    """All plans, and what was decided about any. For the worker's owner. Reply: OwnerPlansFound."""
+
+
+class Pending(_Tagged, frozen=True, tag="pending"):
+    """The plans that wait for a decision. For the worker's owner. Reply: PendingFound."""
+
+
+Bindings = Annotated[dict[Text, Names], Meta(max_length=65_536)]
+"""By the path of an input, the names of the data that may stand there."""
+
+
+class Approve(_Tagged, frozen=True, tag="approve"):
+    """Let a plan release its results; see `runtime.access.approvals.Approval`. For the worker's owner.
+
+    No clients at all stand for anybody. Reply: Done.
+    """
+
+    plan_id: PlanId
+    clients: Names = ()
+    inputs: Bindings = {}
+    runs: Annotated[int, Meta(ge=1, le=MAX_ID)] | None = None
+    expires: float | None = None
+
+
+class Deny(_Tagged, frozen=True, tag="deny"):
+    """Refuse a plan, and take approvals of it back. For the worker's owner. Reply: Done."""
+
+    plan_id: PlanId
+    reason: Text = ""
+
+
 Body = (
     Put
     | Get
@@ -293,9 +353,16 @@ Body = (
     | Step
     | Install
     | Run
+    | Steps
     | FetchPlan
     | Plans
     | Uninstall
+    | Status
+    | OwnerObjects
+    | OwnerPlans
+    | Pending
+    | Approve
+    | Deny
 )
 
 
@@ -304,6 +371,7 @@ class Request(_Tagged, frozen=True, tag="request"):
 
     A client numbers the requests of a session upwards; ``settled`` says that the replies of all up to that
     number arrived. ``release`` are objects that the client no longer needs: freed before anything else.
+    ``behind`` is a request whose reply the client did not wait for: if it failed, this one is not applied.
     """
 
     client: Name
@@ -312,6 +380,7 @@ class Request(_Tagged, frozen=True, tag="request"):
     settled: Size
     release: Ids
     body: Body
+    behind: Size = 0
 
 
 # Replies
@@ -369,6 +438,115 @@ class PlanBytes(_Tagged, frozen=True, tag="plan-bytes"):
     constants: dict[PlanId, Slot]
 
 
+class ClientInfo(_Form, frozen=True):
+    """One client, as the worker's owner sees it. ``bytes`` are those of its objects and plans."""
+
+    name: str
+    sessions: int
+    requests: int
+    refused: int
+    running: int
+    bytes: int
+    seconds: float
+
+
+class StatusReport(_Tagged, frozen=True, tag="status-report"):
+    """How a worker is; ``uptime`` in seconds, ``audit`` the number and hash of the audit log's last line."""
+
+    worker: str
+    device: str
+    uptime: float
+    objects: int
+    bytes: int
+    plans: int
+    plan_bytes: int
+    running: int
+    pending: int
+    clients: tuple[ClientInfo, ...]
+    audit: tuple[int, str] | None
+
+
+class OwnerObject(_Form, frozen=True):
+    """One object as the worker's owner sees it; ``bytes`` are those of its elements."""
+
+    id: Id
+    owner: str
+    dtype: DType | None
+    shape: tuple[int, ...]
+    tags: Names
+    description: Text
+    private: bool
+    derived: bool
+    allowed: tuple[str, ...]
+    bytes: int
+    pointer: Pointer | None
+
+
+class OwnerObjectsFound(_Tagged, frozen=True, tag="owner-objects-found"):
+    """All objects, by id."""
+
+    items: tuple[OwnerObject, ...]
+
+
+class ApprovalInfo(_Form, frozen=True):
+    """One approval; ``clients`` is None for anybody."""
+
+    clients: tuple[str, ...] | None
+    inputs: dict[str, tuple[str, ...]]
+    runs: int | None
+    expires: float | None
+
+
+class OwnerPlan(_Form, frozen=True):
+    """One plan: who installed it (nobody: it is not here), and what was decided; ``denied`` is the reason."""
+
+    plan_id: PlanId
+    name: str
+    tags: Names
+    description: Text
+    clients: tuple[str, ...]
+    nodes: int
+    bytes: int
+    approvals: tuple[ApprovalInfo, ...]
+    denied: str | None
+
+
+class OwnerPlansFound(_Tagged, frozen=True, tag="owner-plans-found"):
+    """Plans, by id."""
+
+    items: tuple[OwnerPlan, ...]
+
+
+class AskedInfo(_Form, frozen=True):
+    """Who asked for a plan, first and last at these times (seconds since 1970).
+
+    ``inputs`` are ids of private data and of data of others by path, ``leaves`` the paths of results.
+    """
+
+    client: str
+    inputs: dict[str, str]
+    leaves: tuple[str, ...]
+    first: float
+    last: float
+    count: int
+
+
+class PendingPlan(_Form, frozen=True):
+    """A plan that waits for a decision, as canonical bytes and its constants."""
+
+    plan_id: PlanId
+    plan: bytes
+    constants: dict[PlanId, Slot]
+    description: Text
+    asked: tuple[AskedInfo, ...]
+
+
+class PendingFound(_Tagged, frozen=True, tag="pending-found"):
+    """The plans that wait, those that waited longest first."""
+
+    items: tuple[PendingPlan, ...]
+
+
 class Failure(_Tagged, frozen=True, tag="failure"):
     """An error: see `runtime.errors` for the kinds."""
 
@@ -380,7 +558,18 @@ class Failure(_Tagged, frozen=True, tag="failure"):
     op: str = ""
 
 
-Answer = Done | Values | Found | PlansFound | PlanBytes | Failure
+Answer = (
+    Done
+    | Values
+    | Found
+    | PlansFound
+    | PlanBytes
+    | StatusReport
+    | OwnerObjectsFound
+    | OwnerPlansFound
+    | PendingFound
+    | Failure
+)
 
 
 class Reply(_Tagged, frozen=True, tag="reply"):

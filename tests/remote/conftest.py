@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from runtime import VirtualWorker
+from tests.network.fixtures import channel  # noqa: F401
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,7 @@
+"""The channel to a worker on another machine, or in another process: frames in chunks over a gRPC stream.
+
+Needs the extra ``network``. `client` is the caller's end, `server` the worker's; `chunks` is what both speak.
+"""
+
+# Before any module here imports gRPC: see there why.
+from runtime.security import tls as tls
