@@ -1,7 +1,7 @@
 """What a plan costs at given sizes, before it runs: FLOPs, bytes moved, peak memory. Measures nothing.
 
-Memory is that of the plan as the reference interpreter would run it with results freed after their last use;
-buffer planning and in-place updates can only do better.
+Memory is that of the plan as the reference interpreter would run it with results freed after their last use:
+what an executor keeps for the next run, and what it needs less by writing in place, is its own affair.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from planc.errors import InputError
 from planc.ir import Graph, Location, Node, TensorType, Value
-from planc.ir.binding import bind, check_range
+from planc.ir.binding import bind, sizes_of
 from planc.ir.dims import evaluate
 from planc.ops import Trait, full_attrs, lookup
 from planc.ops.apply import operand_type, result_types
@@ -45,10 +44,10 @@ class Cost:
         flops: floating-point operations.
         bytes_moved: operands read and results written, views aside.
         peak_bytes: the most memory that tensors take at once, inputs and constants included.
-        argument_bytes: what a caller passes.
+        argument_bytes: what a caller passes: the tensors of the one message that a call is, all passed along.
         state_bytes: what the plan keeps between runs.
         constant_bytes: the plan's constants, each counted once.
-        result_bytes: what a caller gets back.
+        result_bytes: what a caller gets back: the tensors of the reply, where results are fetched.
         update_bytes: the state that a run replaces.
         nodes: how many nodes there are in the plan, in its subplans, in theirs, ...
         rows: one entry a node, a subplan's nodes following the node that runs them.
@@ -65,15 +64,22 @@ class Cost:
     nodes: tuple[int, ...]
     rows: tuple[NodeCost, ...]
 
+    @property
+    def messages(self) -> int:
+        """The messages that a call at a worker takes: one, whatever it takes and returns."""
+        return 1
+
 
 def cost(graph: Graph, dims: Mapping[str, int] | None = None) -> Cost:
     """The cost of one run of ``graph`` with its named dims at these sizes.
 
+    A dim that others define needs no size.
+
     Raises:
-        InputError: a size is missing, outside its range, or for a dim that the plan does not have.
+        InputError: a size is missing, outside its range, not related to others as the plan says, or for a dim
+            that the plan does not have.
     """
-    sizes = dict(dims or {})
-    _check_dims(graph, sizes)
+    sizes = sizes_of(graph, dims or {})
     level = _level(graph, sizes, 0)
     arguments = _total((port.value.type for port in graph.arguments()), sizes)
     state = _total((port.value.type for port in graph.state()), sizes)
@@ -262,16 +268,3 @@ def _nodes_by_level(graph: Graph) -> tuple[int, ...]:
         counts.append(sum(len(g.nodes) for g in level))
         level = [sub for g in level for sub in g.subplans]
     return tuple(counts)
-
-
-def _check_dims(graph: Graph, sizes: Mapping[str, int]) -> None:
-    known = {var.name for var in graph.dims}
-    missing = [var.name for var in graph.dims if var.name not in sizes]
-    if missing:
-        raise InputError(f"plan {graph.name!r}: give a size for dim {', '.join(missing)}")
-    unknown = [name for name in sizes if name not in known]
-    if unknown:
-        have = ", ".join(sorted(known)) or "none"
-        raise InputError(f"plan {graph.name!r} has no dim {', '.join(unknown)}; its dims: {have}")
-    for var in graph.dims:
-        check_range(graph, var, sizes[var.name])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from planc.draw.flow import flow_of
-from planc.ir import Attribute, Graph, Input, Node, Operand, Output, Value
+from planc.ir import Attribute, DimVar, Graph, Input, Node, Operand, Output, Value
 from planc.ops import Kind, find
 from planc.plans import Plan
 from planc.text import show
@@ -87,8 +87,8 @@ class _Comparison:
         self.add("name", a.name, b.name, plan)
         self._keyed(
             "dim",
-            [(v.name, f"{v.name} in {v.lo}..{v.hi}") for v in a.dims],
-            [(v.name, f"{v.name} in {v.lo}..{v.hi}") for v in b.dims],
+            [(v.name, _dim(v)) for v in a.dims],
+            [(v.name, _dim(v)) for v in b.dims],
             plan,
         )
         self._keyed("input", _ports(a.inputs), _ports(b.inputs), plan)
@@ -158,6 +158,11 @@ class _Comparison:
             now = there.get(_key(port))
             if now is not None and matched.get(port.value.index) != str(now.value.index):
                 self.add("output", told, f"{told}, which is another value", plan)
+
+
+def _dim(var: DimVar) -> str:
+    equals = "" if var.equals is None else f", == {var.equals}"
+    return f"{var.name} in {var.lo}..{var.hi}{equals}"
 
 
 def _leaves(a: Graph, b: Graph) -> Iterator[str]:

@@ -94,6 +94,7 @@ def _check_graph(graph: Graph, limits: Limits, where: str) -> None:
     for var in graph.dims:
         for bound in (var.lo, var.hi):
             _check_int(bound, f"a bound of dim {var.name}", where)
+        _check_number(var.equals, limits, f"what dim {var.name} equals", where)
     for what, ports in (("inputs", graph.inputs), ("outputs", graph.outputs), ("constants", graph.constants)):
         _at_most(limits.ports, len(ports), what, where)
     for port in (*graph.inputs, *graph.constants):

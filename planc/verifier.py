@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from planc.errors import PlanError, VerifyError
 from planc.ir import DimExpr, DType, Graph, Node, Role, TensorType, Value
-from planc.ir.dims import Dim, FloorDiv, names, substitute
+from planc.ir.dims import Dim, FloorDiv, names, show, substitute, sym
+from planc.ir.facts import Facts, knowing
 from planc.ir.structure import Fixed, Mapping, Sequence, Tree, count_leaves
 from planc.limits import Limits, check_limits
 from planc.ops import Trait, find, infer, normalise
@@ -45,16 +46,19 @@ def _verify(graph: Graph, where: str, done: set[int]) -> None:
         return
     for sub in graph.subplans:
         _verify(sub, f"{where} > plan {sub.name!r}", done)
-    scope = _Scope(graph, frozenset(var.name for var in graph.dims), tuple(_definitions(graph)))
+    scope = _Scope(
+        graph, frozenset(var.name for var in graph.dims), tuple(_definitions(graph)), Facts.of(graph.dims)
+    )
     for rule in GRAPH_RULES:
         for problem in rule(scope):
             raise VerifyError(problem, where)
     scope.defined = len(graph.inputs) + len(graph.constants)
-    for position, node in enumerate(graph.nodes):
-        for node_rule in NODE_RULES:
-            for problem in node_rule(scope, node):
-                raise VerifyError(problem, f"{where}, {_describe(position, node)}")
-        scope.defined += len(node.results)
+    with knowing(graph.dims):
+        for position, node in enumerate(graph.nodes):
+            for node_rule in NODE_RULES:
+                for problem in node_rule(scope, node):
+                    raise VerifyError(problem, f"{where}, {_describe(position, node)}")
+            scope.defined += len(node.results)
     done.add(id(graph))
 
 
@@ -65,6 +69,7 @@ class _Scope:
     graph: Graph
     dims: frozenset[str]
     values: tuple[Value, ...]
+    facts: Facts
     defined: int = 0
     sound: set[TensorType] = field(default_factory=set[TensorType])
 
@@ -124,6 +129,26 @@ def _dim_ranges(scope: _Scope) -> Iterator[str]:
             yield f"dim {var.name}: expected a range with 0 <= lo <= hi, got {var.lo}..{var.hi}"
 
 
+def _relations(scope: _Scope) -> Iterator[str]:
+    """A dim is defined by dims that nothing defines, and can equal what defines it."""
+    for var in scope.graph.dims:
+        if var.equals is None:
+            continue
+        what = f"dim {var.name} == {show(var.equals)}"
+        broken = list(_sound_dim(scope, var.equals, what))
+        yield from broken
+        if broken:
+            continue
+        defined = dict.fromkeys(name for name in names(var.equals) if name in scope.facts.definitions)
+        if defined:
+            yield f"{what}: expected dims that nothing defines, got {', '.join(defined)}"
+            continue
+        if not scope.facts.can_hold(var):
+            used = (scope.graph.dim(name) for name in (var.name, *dict.fromkeys(names(var.equals))))
+            ranges = ", ".join(f"{dim.name} in {dim.lo}..{dim.hi}" for dim in used if dim is not None)
+            yield f"{what}: expected sizes in their ranges, got none in {ranges}"
+
+
 def _types(scope: _Scope) -> Iterator[str]:
     for value in scope.values:
         yield from _sound_type(scope, value.type, f"value {value.index}")
@@ -167,7 +192,8 @@ def _constants(scope: _Scope) -> Iterator[str]:
 def _determined(scope: _Scope) -> Iterator[str]:
     """Every dim follows from the shapes of the inputs, so that a call never has to name one."""
     known: set[str] = set()
-    dims = (dim for port in scope.graph.inputs for dim in port.value.type.shape)
+    dims = [dim for port in scope.graph.inputs for dim in port.value.type.shape]
+    dims += [var.equals - sym(var.name) for var in scope.graph.dims if var.equals is not None]
     waiting = [dim for dim in dims if isinstance(dim, DimExpr)]
     while True:
         found = {name for dim in waiting for name in _solvable(dim, known)}
@@ -215,7 +241,7 @@ def _updates(scope: _Scope) -> Iterator[str]:
         if target is None:
             known = ", ".join(f"{role.value} {path!r}" for role, path in list(state)[:8]) or "none"
             yield f"{what}: expected an input of this role and path, got inputs {known}"
-        elif target.value.type != port.value.type:
+        elif scope.facts.type(target.value.type) != scope.facts.type(port.value.type):
             yield f"{what}: expected its type {target.value.type}, got {port.value.type}"
 
 
@@ -281,6 +307,9 @@ def _numbers(scope: _Scope, node: Node) -> Iterator[str]:
             yield f"{what}: expected a number that equals itself, got nan"
         elif isinstance(item, DimExpr):
             yield from _sound_dim(scope, item, what)
+            if (plain := scope.facts.dim(item)) != item:
+                # Only inputs name a dim that others define: elsewhere equal sizes must be equal dims.
+                yield f"{what}: expected {show(plain)}, which {show(item)} equals, got {show(item)}"
 
 
 def _attributes(_scope: _Scope, node: Node) -> Iterator[str]:
@@ -337,6 +366,7 @@ GRAPH_RULES: tuple[Callable[[_Scope], Iterator[str]], ...] = (
     _identifiers,
     _unique,
     _dim_ranges,
+    _relations,
     _types,
     _constants,
     _determined,

@@ -12,6 +12,7 @@ import torch
 from hypothesis import strategies as st
 
 from planc.ir import Dim, DimVar, DType, Graph, Role, TensorType, sym, type_of
+from planc.ir.binding import sizes_of
 from planc.ir.constants import digest
 from planc.ops.randomness import KEY_TYPE, make_key
 from tests.maker import LARGEST_SIZE_ABOVE_LEAST, Maker
@@ -42,6 +43,10 @@ def graphs(draw: st.DrawFn, max_nodes: int = 8, depth: int = 2) -> Graph:
     """
     count = draw(st.integers(0, 2))
     dims = [DimVar(name, draw(st.integers(1, 2)), draw(_BOUND)) for name in ("b", "n")[:count]]
+    if count == 2 and draw(st.integers(0, 3)) == 0:
+        b = sym("b")
+        dims[1] = DimVar("n", 1, 64, draw(st.sampled_from([b, b * 2, b + 3])))
+        dims = draw(st.permutations(dims))
     maker = Maker(draw, draw(st.sampled_from(["main", "step", "plan", "p_1"])), dims, depth)
     _declare_inputs(maker)
     for name in draw(st.lists(st.sampled_from(list(CONSTANTS)), max_size=2, unique=True)):
@@ -88,10 +93,14 @@ def _declare_inputs(maker: Maker) -> None:
 
 
 def bindings_for(graph: Graph) -> st.SearchStrategy[dict[str, int]]:
-    """Small sizes for a plan's dims, within their ranges."""
+    """Small sizes for a plan's dims, within their ranges and related as the plan says."""
     return st.fixed_dictionaries(
-        {v.name: st.integers(v.lo, min(v.hi, v.lo + LARGEST_SIZE_ABOVE_LEAST)) for v in graph.dims}
-    )
+        {
+            v.name: st.integers(v.lo, min(v.hi, v.lo + LARGEST_SIZE_ABOVE_LEAST))
+            for v in graph.dims
+            if v.equals is None
+        }
+    ).map(lambda sizes: sizes_of(graph, sizes))
 
 
 def inputs_for(graph: Graph, bindings: Mapping[str, int], seed: int = 0) -> list[torch.Tensor]:

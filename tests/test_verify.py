@@ -99,6 +99,38 @@ BROKEN: dict[str, tuple[Change, str, str, str]] = {
         "expected 5",
         "got 9",
     ),
+    "dim defined by one that is not there": (
+        dims(DimVar("b", 1, 64, sym("c") * 2)),
+        "plan 'step'",
+        "dim b == c*2",
+        "got c",
+    ),
+    "dim defined by one that is defined": (
+        dims(DimVar("b", 1, 64), DimVar("c", equals=b), DimVar("d", equals=sym("c") + 1)),
+        "dim d == c + 1",
+        "dims that nothing defines",
+        "got c",
+    ),
+    "dim defined by itself": (
+        dims(DimVar("b", 1, 64, b * 2)),
+        "dim b == b*2",
+        "dims that nothing defines",
+        "got b",
+    ),
+    "dim that cannot be what defines it": (
+        dims(DimVar("b", 1, 64), DimVar("c", 70, 80, b)),
+        "dim c == b",
+        "sizes in their ranges",
+        "got none in c in 70..80, b in 1..64",
+    ),
+    "attribute with a dim that others define": (
+        lambda graph: nodes(4, attrs=attrs(size=(sym("c"),)))(
+            replace(graph, dims=(*graph.dims, DimVar("c", equals=b * 3)))
+        ),
+        "node 4",
+        "expected b*3, which c equals",
+        "got c",
+    ),
     "name of the plan": (whole(name="a b"), "plan 'a b'", "an identifier", "got 'a b'"),
     "name of an input": (inputs(0, name="1x"), "plan 'step'", "an identifier", "got '1x'"),
     "name that looks like another": (inputs(0, name="х"), "plan 'step'", "ASCII letters", "got 'х'"),

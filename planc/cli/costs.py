@@ -95,6 +95,7 @@ def _totals(cost: Cost) -> str:
         ("state replaced", cost.update_bytes),
     )
     lines = [f"{name:<16}{size(number):>10}" for name, number in figures if number or name == "peak memory"]
+    lines.append(f"{'messages':<16}{cost.messages:>6}")
     return "\n".join(lines)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import typer
 
 from planc.ir import Graph
+from planc.ir.binding import solved
+from planc.ir.facts import Facts
 
 DEFAULT = 64
 """The size that is assumed for a dim, within its range: a usual batch."""
@@ -51,9 +53,14 @@ def sizes_for(graph: Graph, given: Sequence[str], batch: int | None = None) -> S
         if first in dims:
             raise typer.BadParameter(f"dim {first} is given by --dim too", param_hint="--batch")
         dims[first] = batch
-    missing = [var for var in graph.dims if var.name not in dims]
-    known = {var.name: dims.get(var.name, min(max(DEFAULT, var.lo), var.hi)) for var in graph.dims}
-    return Sizes({**known, **dims}, tuple(var.name for var in missing))
+    ranges = Facts.of(graph.dims).ranges
+    related = solved(graph, dims)
+    missing = [var.name for var in graph.dims if var.name not in related and var.equals is None]
+    assumed = {name: min(max(DEFAULT, ranges[name][0]), ranges[name][1]) for name in missing}
+    # In the order of the plan's dims; what it does not have comes last, for `planc.cost` to refuse.
+    sizes = solved(graph, {**related, **assumed})
+    known = {var.name: sizes[var.name] for var in graph.dims if var.name in sizes}
+    return Sizes({**known, **sizes}, tuple(missing))
 
 
 def _parsed(given: Sequence[str]) -> dict[str, int]:

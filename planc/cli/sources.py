@@ -1,6 +1,7 @@
-"""What a command is pointed at, as a `planc.Plan`: a text, an artifact, or a name in Python code.
+"""What a command is pointed at, as a `planc.Plan`: a text, an artifact, an exported program, Python code.
 
-Importing Python code runs it: that is what a user asks for who names some. Texts and artifacts run nothing.
+Importing Python code runs it, and torch's reader of exported programs may run what a file brings along: that
+is what a user asks for who names some. Texts and artifacts run nothing.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from planc.codec.artifact import MAGIC
 from planc.errors import CaptureError, ParseError, PlancError, Span
 from planc.text.suggest import nearest
 
-TEXT, ARTIFACT = ".plan", ".planc"
-FORMS = "FILE.plan, FILE.planc, package.module:name or path/to/file.py:name"
+TEXT, ARTIFACT, EXPORTED = ".plan", ".planc", ".pt2"
+FORMS = "FILE.plan, FILE.planc, FILE.pt2, package.module:name or path/to/file.py:name"
+TRUST = "Of these .pt2 files and Python code may run code when read: name only what you trust."
 _IMPORTED_AS = "planc_source"  # a name of our own: a file called json.py must not become the module json
 
 
@@ -30,9 +32,9 @@ def load(source: str) -> planc.Plan:
 
     Raises:
         SourceError: a text is wrong.
-        DecodeError: an artifact is damaged.
+        DecodeError: an artifact is damaged, or a file holds no exported program.
         PlanError: what was found is no valid plan, or is not built yet.
-        CaptureError: Python code cannot be imported, or has no such plan.
+        CaptureError: Python code cannot be imported, or has no such plan; an exported program cannot be one.
         typer.BadParameter: ``source`` is of none of these forms.
         OSError: a file cannot be read.
     """
@@ -44,6 +46,8 @@ def load(source: str) -> planc.Plan:
         return planc.parse(read_text(source), source)
     if source.endswith(ARTIFACT):
         return planc.load(source)
+    if source.endswith(EXPORTED):
+        return planc.load_exported(source, optimize=False)
     raise typer.BadParameter(f"{source!r} names no plan: expected {FORMS}")
 
 

@@ -12,7 +12,9 @@ from planc.cli.passing import reasons
 from planc.cli.sizes import Sizes
 from planc.cli.words import decimal, size
 from planc.cost import Cost
-from planc.ir import Input, Output, Role
+from planc.draw.marks import clean
+from planc.ir import DimVar, Input, Output, Role
+from planc.ir.facts import conditions
 from planc.passes.pipeline import PassRecord, PipelineResult
 from planc.text.suggest import count_of
 
@@ -68,13 +70,15 @@ class Summary:
     def lines(self) -> Iterator[str]:
         """The summary in lines of at most 80 columns, long names aside."""
         graph = self.plan.graph
-        yield f"plan {self.plan.name}, from {self.source}"
+        yield f"plan {clean(self.plan.name)}, from {self.source}"
         yield f"  id {self.plan.id}"
         yield ""
         yield from _pass_lines(self.passes)
         if self.explain:
             yield from reasons(self.passes)
         yield from _ports("inputs", graph.arguments())
+        if demanded := conditions(graph.dims):
+            yield f"  where {', '.join(demanded)}"
         yield from self._state_lines()
         yield from _ports("outputs", graph.results())
         yield from self._cost_lines()
@@ -88,7 +92,7 @@ class Summary:
             "source": self.source,
             "plan": self.plan.name,
             "id": self.plan.id,
-            "dims": [{"name": var.name, "min": var.lo, "max": var.hi} for var in graph.dims],
+            "dims": [dim_json(var) for var in graph.dims],
             "nodes": graph.count_nodes(),
             "passes": [pass_json(record) for record in self.passes],
             "inputs": [port_json(port) for port in graph.arguments()],
@@ -129,6 +133,12 @@ def port_json(port: Input | Output) -> dict[str, Any]:
     return {"name": port.name, "path": port.path, "role": port.role.value, "type": str(port.value.type)}
 
 
+def dim_json(var: DimVar) -> dict[str, Any]:
+    """A named dim for machines; ``equals`` where others define it."""
+    equals = None if var.equals is None else str(var.equals)
+    return {"name": var.name, "min": var.lo, "max": var.hi, "equals": equals}
+
+
 def pass_json(record: PassRecord) -> dict[str, Any]:
     """What a pass did, for machines."""
     return {
@@ -148,6 +158,7 @@ def cost_json(cost: Cost, sizes: Sizes) -> dict[str, Any]:
         "flops": cost.flops,
         "bytes_moved": cost.bytes_moved,
         "peak_bytes": cost.peak_bytes,
+        "messages": cost.messages,
         "argument_bytes": cost.argument_bytes,
         "state_bytes": cost.state_bytes,
         "constant_bytes": cost.constant_bytes,
@@ -168,11 +179,12 @@ def _pass_lines(records: Sequence[PassRecord]) -> Iterator[str]:
 def _ports(head: str, ports: Sequence[Input | Output]) -> Iterator[str]:
     yield ""
     yield head
-    names = max((len(port.path) for port in ports), default=0)
+    paths = [clean(port.path) for port in ports]
+    names = max((len(path) for path in paths), default=0)
     types = max((len(str(port.value.type)) for port in ports), default=0)
-    for port in ports:
+    for port, path in zip(ports, paths, strict=True):
         role = _ROLES[port.role] if port.role.is_state else ""
-        yield f"  {port.path:<{names}}  {port.value.type!s:<{types}}  {role}".rstrip()
+        yield f"  {path:<{names}}  {port.value.type!s:<{types}}  {role}".rstrip()
     if not ports:
         yield "  none"
 

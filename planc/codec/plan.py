@@ -51,7 +51,7 @@ def encode(graph: Graph) -> bytes:
         raise PlanError(f"plan {graph.name!r}: a name or text is not valid Unicode: {error.reason}") from None
     except RecursionError:
         raise LimitError("dims, structures or subplans nest too deeply", f"plan {graph.name!r}") from None
-    return _encoder.encode(wire.Document(wire.MAGIC, wire.VERSION, msgspec.Raw(body)))
+    return _encoder.encode(wire.Document(wire.MAGIC, _version(graph), msgspec.Raw(body)))
 
 
 def plan_id(graph: Graph) -> str:
@@ -83,10 +83,10 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits | None = None) -
     document = _parse(_documents, data)
     if document.magic != wire.MAGIC:
         raise DecodeError(f"not a plan: expected {wire.MAGIC!r} in front, got {document.magic!r:.40}")
-    if document.version != wire.VERSION:
+    if document.version not in wire.VERSIONS:
         raise VersionError(
-            f"the plan has version {document.version} of the format, this library reads {wire.VERSION}; "
-            "use the release of planc that wrote it, or write it again with this one"
+            f"the plan has version {document.version} of the format, this library reads up to "
+            f"{max(wire.VERSIONS)}; use the release of planc that wrote it, or write it again with this one"
         )
     graph = _Reader(limits).graph(_parse(_bodies, document.body), 1)
     verify(graph, limits)
@@ -110,7 +110,7 @@ def _parse(decoder: msgspec.msgpack.Decoder[_T], data: bytes | msgspec.Raw) -> _
 def _body(graph: Graph) -> wire.Body:
     return wire.Body(
         graph.name,
-        tuple(wire.Range(var.name, _int(var.lo), _int(var.hi)) for var in graph.dims),
+        tuple(_range(var) for var in graph.dims),  # pyright: ignore[reportArgumentType] -- a Range reads as one
         tuple(wire.InputForm(p.name, p.role, p.path, _type(p.value.type)) for p in graph.inputs),
         tuple(wire.ConstantForm(_type(c.value.type), c.digest) for c in graph.constants),
         tuple(_node(node) for node in graph.nodes),
@@ -119,6 +119,19 @@ def _body(graph: Graph) -> wire.Body:
         None if graph.takes is None else _tree(graph.takes),
         None if graph.gives is None else _tree(graph.gives),
     )
+
+
+def _version(graph: Graph) -> int:
+    """The oldest version that has a form for all of a plan."""
+    related = any(var.equals is not None for part in graph.walk() for var in part.dims)
+    return wire.RELATED if related else wire.PLAIN
+
+
+def _range(var: DimVar) -> wire.Range:
+    lo, hi = _int(var.lo), _int(var.hi)
+    if var.equals is None:
+        return wire.Range(var.name, lo, hi)
+    return wire.RelatedRange(var.name, lo, hi, _dim(var.equals))
 
 
 def _node(node: Node) -> wire.NodeForm:
@@ -214,7 +227,7 @@ class _Reader:
         )
         return Graph(
             body.name,
-            tuple(DimVar(form.name, form.lo, form.hi) for form in body.dims),
+            tuple(self._range(form) for form in body.dims),
             inputs,
             nodes,
             outputs,
@@ -223,6 +236,9 @@ class _Reader:
             None if body.takes is None else self._tree(body.takes, 1),
             None if body.gives is None else self._tree(body.gives, 1),
         )
+
+    def _range(self, form: wire.RelatedRange) -> DimVar:
+        return DimVar(form.name, form.lo, form.hi, None if form.equals is None else self._dim(form.equals, 0))
 
     def _node(self, values: list[Value], position: int, form: wire.NodeForm) -> Node:
         what = f"node {position} ({form.op:.80})"

@@ -1,6 +1,7 @@
 """The closed set of forms that a plan's bytes are made of: typed msgpack arrays, tagged where several fit.
 
-Layout only. Adding, removing or reordering a field here is a new version of the format.
+Layout only. Adding, removing or reordering a field here is a new version of the format. A plan is written in
+the oldest version that has a form for all of it, so that a new version changes no plan's bytes and no id.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import msgspec
 from planc.ir import DType, Role
 
 MAGIC = "planc.plan"
-VERSION = 1
+PLAIN, RELATED = 1, 2
+"""Versions of the format: the second has relations between dims, which the first has no form for."""
+VERSIONS = (PLAIN, RELATED)
 
 
 class Document(msgspec.Struct, array_like=True):
@@ -116,6 +119,12 @@ class Range(_Form):
     hi: int
 
 
+class RelatedRange(Range):
+    """A named dim that others define; without ``equals`` it is written as a `Range`."""
+
+    equals: WireDim | None = None
+
+
 class InputForm(_Form):
     """One input."""
 
@@ -161,7 +170,7 @@ class Body(_Form):
     """One plan."""
 
     name: str
-    dims: tuple[Range, ...]
+    dims: tuple[RelatedRange, ...]
     inputs: tuple[InputForm, ...]
     constants: tuple[ConstantForm, ...]
     nodes: tuple[NodeForm, ...]

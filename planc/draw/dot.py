@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 
 from planc.draw.drawing import private_outputs
 from planc.ir import Graph, Input, Output, Role, Value
+from planc.ir.facts import relations
 from planc.ops import Kind, find
 
 _FILL = {
@@ -33,6 +34,7 @@ def dot(graph: Graph, private: Collection[str] = ()) -> str:
         f"digraph {_quoted(graph.name)} {{",
         '  node [shape=box, style="rounded,filled", fillcolor=white, fontname="Helvetica", fontsize=10];',
         '  edge [fontname="Helvetica", fontsize=8];',
+        *([f"  label={_quoted(f'where {related}')};"] if (related := _related(graph)) else []),
         *_graph(graph, "g", "  ", secret),
         "}",
     ]
@@ -43,7 +45,8 @@ def _graph(graph: Graph, key: str, indent: str, secret: Collection[int] = ()) ->
     """One graph's lines. ``key`` begins all its identifiers: names repeat between graphs, numbers do too."""
     for i, sub in enumerate(graph.subplans):
         yield f"{indent}subgraph cluster_{key}_{i} {{"
-        yield f"{indent}  label={_quoted(f'plan {sub.name}')};"
+        related = _related(sub)
+        yield f"{indent}  label={_quoted(f'plan {sub.name}' + (f' where {related}' if related else ''))};"
         yield from _graph(sub, f"{key}_{i}", indent + "  ")
         yield f"{indent}}}"
     origin: dict[int, str] = {}
@@ -70,6 +73,10 @@ def _graph(graph: Graph, key: str, indent: str, secret: Collection[int] = ()) ->
         look = f"shape=ellipse, fillcolor={_quoted(_FILL[port.role])}, peripheries=2{_mark(port, secret)}"
         yield f"{indent}{made} [label={label}, {look}];"
         yield f"{indent}{origin[port.value.index]} -> {made};"
+
+
+def _related(graph: Graph) -> str:
+    return ", ".join(f"{left} == {right}" for left, right in relations(graph))
 
 
 def _title(graph: Graph, index: int) -> str:

@@ -15,6 +15,7 @@ from planc.draw.marks import arrow, box, cut, label, safe
 from planc.draw.style import drawing_style
 from planc.errors import InputError
 from planc.ir import Graph, Input, Output, Role
+from planc.ir.facts import relations
 
 _CARD, _GAP = 244, 28
 _LISTED = 12
@@ -72,7 +73,8 @@ def svg(graph: Graph, private: Collection[str] = (), captions: Captions | None =
     width, height = outputs_x + _CARD + 16, max(bottom, left_end, right_end) + 12
     arrows = [arrow(_CARD + 2, 44, _CARD + _GAP - 3, 44)] if left else []
     arrows += [arrow(outputs_x - _GAP + 2, 44, outputs_x - 3, 44)] if right else []
-    name = f"plan {cut(graph.name, 60)}"
+    related = ", ".join(f"{left} == {right}" for left, right in relations(graph))
+    name = cut(f"plan {cut(graph.name, 60)}{' where ' if related else ''}{related}", 90)
     inside = [
         *left,
         *right,

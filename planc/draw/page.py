@@ -14,6 +14,7 @@ from planc.draw.marks import cut, safe
 from planc.draw.style import page_style
 from planc.ir import Graph, Input, Output, Role
 from planc.ir.dims import evaluate
+from planc.ir.facts import conditions
 
 _ROLES = {
     Role.ARGUMENT: "argument",
@@ -104,6 +105,8 @@ def _facts(graph: Graph, cost: Cost) -> Iterator[str]:
         ("results", size(cost.result_bytes)),
         ("state", size(cost.state_bytes)),
     ]
+    if demanded := conditions(graph.dims):
+        facts.append(("dims", safe(", ".join(demanded))))
     for name, value in facts:
         yield f"<div><dt>{name}</dt><dd>{value}</dd></div>"
 

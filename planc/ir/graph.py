@@ -87,11 +87,16 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class DimVar:
-    """A named dim and its inclusive range."""
+    """A named dim, its inclusive range and, where others define it, what it equals.
+
+    ``equals`` uses dims that nothing defines. Only the types of inputs name a dim that others define: all
+    else in a plan is written with what it equals (`planc.ir.facts`), so that equal sizes are equal dims.
+    """
 
     name: str
     lo: int = 1
     hi: int = MAX_DIM
+    equals: Dim | None = None
 
 
 @dataclass(frozen=True, slots=True)

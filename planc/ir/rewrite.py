@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from planc.ir.builder import GraphBuilder, map_operand
+from planc.ir.facts import Facts
 from planc.ir.graph import Graph, Node, Operand, Value
 
 
@@ -59,3 +62,33 @@ class Rewriter:
         for port in self.source.outputs:
             self.builder.output(self(port.value), port.name, port.role, port.path)
         return self.builder.build(self.source.takes, self.source.gives)
+
+
+def unified(graph: Graph) -> Graph:
+    """The graph with every dim that others define written as what it equals, in the types of its inputs.
+
+    It takes the same tensors and does the same with them, and says so without relations between its dims. The
+    range of a dim that is gone narrows that of the one dim that it was a line in; other such ranges are gone.
+    """
+    facts = Facts.of(graph.dims)
+    if not facts.definitions:
+        return graph
+    written = {port.value: Value(port.value.index, facts.type(port.value.type)) for port in graph.inputs}
+
+    def plain(value: Value) -> Value:
+        return written.get(value, value)
+
+    return replace(
+        graph,
+        dims=tuple(
+            replace(var, lo=facts.ranges[var.name][0], hi=facts.ranges[var.name][1])
+            for var in graph.dims
+            if var.equals is None
+        ),
+        inputs=tuple(replace(port, value=plain(port.value)) for port in graph.inputs),
+        nodes=tuple(
+            replace(node, operands=tuple(map_operand(operand, plain) for operand in node.operands))
+            for node in graph.nodes
+        ),
+        outputs=tuple(replace(port, value=plain(port.value)) for port in graph.outputs),
+    )

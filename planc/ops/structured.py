@@ -17,7 +17,8 @@ from typing import Any, NoReturn
 
 from planc.errors import TypeCheckError
 from planc.ir import Dim, Graph, Node, TensorType, Value
-from planc.ir.dims import DimExpr, floordiv, sym
+from planc.ir.dims import DimExpr, floordiv, names, show, substitute, sym
+from planc.ir.facts import known, relations
 from planc.ops.schema import Bool, DimAttr, Int, Subplan, Tensors, Trait
 from planc.ops.table import free, full, op
 
@@ -146,6 +147,22 @@ def _check_batch(body: Graph, batch: str | None, size: int, rows: Dim, drop_last
         )
 
 
+def _solve_related(plan: Graph, bindings: dict[str, Dim]) -> None:
+    """Bind the dims that no input's shape has by itself, where the plan's relations say what they are."""
+    for var in plan.dims:
+        if var.equals is not None and bindings.keys() >= set(names(var.equals)):
+            bindings.setdefault(var.name, substitute(var.equals, bindings))
+    for var in plan.dims:
+        # The other way round: k, where n == k*8 and n is known.
+        if var.equals is None or var.name not in bindings:
+            continue
+        unknown = list(dict.fromkeys(n for n in names(var.equals) if n not in bindings))
+        if len(unknown) == 1:
+            zero = substitute(var.equals, {unknown[0]: 0})
+            slope = substitute(var.equals, {unknown[0]: 1}) - zero
+            bindings[unknown[0]] = floordiv(bindings[var.name] - substitute(zero, bindings), slope)
+
+
 def _apply(
     plan: Graph, args: tuple[TensorType, ...], kept: dict[str, DimExpr] | None = None
 ) -> tuple[TensorType, ...]:
@@ -165,8 +182,15 @@ def _apply(
         bound = bindings.get(var.name)
         if isinstance(bound, int) and not var.lo <= bound <= var.hi:
             raise TypeCheckError(f"plan {plan.name!r}: dim {var.name} is {bound}, outside {var.lo}..{var.hi}")
+    facts = known()
+    _solve_related(plan, bindings)
+    for var, equals in relations(plan):
+        sides = [facts.dim(substitute(side, bindings)) for side in (var, equals)]
+        if sides[0] != sides[1]:
+            told = f"{show(sides[0])} and {show(sides[1])}"
+            raise TypeCheckError(f"plan {plan.name!r} wants {show(var)} == {show(equals)}, got {told}")
     for port, got in zip(plan.inputs, args, strict=True):
-        want = port.value.type.substitute(bindings)
+        want = facts.type(port.value.type.substitute(bindings))
         if want != got:
             raise TypeCheckError(f"plan {plan.name!r}: input {port.name!r} wants {want}, got {got}")
     return tuple(port.value.type.substitute(bindings) for port in plan.outputs)

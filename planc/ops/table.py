@@ -7,6 +7,7 @@ from typing import Any
 
 from planc.errors import TypeCheckError
 from planc.ir import Attribute, Dim, Graph, Node, Operand, TensorType, Value
+from planc.ir.facts import Facts, known
 from planc.ir.graph import Location
 from planc.ops.schema import Flops, Infer, Kind, OpDef, Trait, check_operand, full_attrs, normalise, params_of
 
@@ -100,12 +101,13 @@ def infer(
     params = definition.operands
     if len(operands) != len(params):
         raise TypeCheckError(f"{definition.name} takes {len(params)} operands, got {len(operands)}")
+    facts = known()
     arguments: dict[str, Any] = {}
     for p, operand in zip(params, operands, strict=True):
         check_operand(definition, p, operand)
-        arguments[p.name] = _types(operand)
+        arguments[p.name] = _types(operand, facts)
     for name, value in full_attrs(definition, attrs).items():
-        arguments[name] = value
+        arguments[name] = facts.attribute(value)
     for p in definition.attrs:
         if p.kind is Kind.SUBPLAN:
             index = arguments[p.name]
@@ -119,7 +121,7 @@ def infer(
         result = definition.infer(**keyword)
     except TypeCheckError as error:
         raise TypeCheckError(f"{definition.name}: {error}") from None
-    results = result if isinstance(result, tuple) else (result,)
+    results = tuple(facts.type(t) for t in (result if isinstance(result, tuple) else (result,)))
     for t in results:
         if any(isinstance(d, int) and d < 0 for d in t.shape):
             raise TypeCheckError(f"{definition.name}: a result would have a negative size: {t}")
@@ -137,22 +139,26 @@ def node(
 ) -> Node:
     """A checked node whose results are numbered from ``first_index``.
 
+    Types follow from what is `known` of the plan's dims: one that others define is written as what it equals.
+
     Raises:
         TypeCheckError: no such op, or operands or attributes do not fit it.
     """
     definition = lookup(name)
-    stored = normalise(definition, attrs)
+    facts = known()
+    stored = tuple((key, facts.attribute(value)) for key, value in normalise(definition, attrs))
+    operands = tuple(facts.operand(operand) for operand in operands)
     types = infer(definition, operands, stored, subplans)
     results = tuple(Value(first_index + i, t) for i, t in enumerate(types))
     return Node(name, operands, stored, results, loc)
 
 
-def _types(operand: Operand) -> Any:
+def _types(operand: Operand, facts: Facts) -> Any:
     if isinstance(operand, Value):
-        return operand.type
+        return facts.type(operand.type)
     if isinstance(operand, tuple):
-        return tuple(None if item is None else item.type for item in operand)
-    return operand
+        return tuple(None if item is None else facts.type(item.type) for item in operand)
+    return facts.operand(operand)
 
 
 def full(operands: tuple[Value | None, ...]) -> tuple[Value, ...]:

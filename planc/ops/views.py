@@ -8,7 +8,8 @@ import torch
 
 from planc.errors import TypeCheckError
 from planc.ir import Dim, Shape, TensorType
-from planc.ir.dims import DimExpr, FloorDiv, floordiv, product, show
+from planc.ir.dims import DimExpr, FloorDiv, floordiv, names, product, show
+from planc.ir.facts import known
 from planc.ir.graph import MAX_DIM
 from planc.ops.rules import axes, axis, promote, show_shape, want_rank
 from planc.ops.schema import (
@@ -156,19 +157,42 @@ def slice_length(size: Dim, start: Dim | None, end: Dim | None) -> Dim:
         return len(range(size)[start:end])
     if any(isinstance(p, int) and abs(p) > MAX_DIM for p in (start, end)):
         raise TypeCheckError(f"a slice from {show(start)} up to {show(end)} is beyond every dim")
-    start, end = (size + p if isinstance(p, int) and p < 0 else p for p in (start, end))
-    if not (isinstance(start, int) or never_negative(end - start)) or not never_negative(size - end):
-        raise TypeCheckError(
-            f"a slice from {show(start)} up to {show(end)} of a dim of size {show(size)} has a length that "
-            "depends on which is larger; slice from the end, or fix the dim"
-        )
+    start, end = _position(size, start), _position(size, end)
+    what = f"a slice from {show(start)} up to {show(end)}"
+    if not never_negative(size - end):
+        raise _undecided(what, size, end)
+    if never_negative(start - end):
+        return 0
+    if not isinstance(start, int) and not never_negative(end - start):
+        raise _undecided(what, size, start, end)
     return end - start
 
 
+def _position(size: Dim, at: Dim) -> Dim:
+    """Where a slice's bound lies in a dim: from the end where it is negative, beyond no end for certain."""
+    if isinstance(at, int) and at < 0:
+        at = size + at
+    if never_negative(-at):
+        return 0
+    return size if never_negative(at - size) else at
+
+
+def _undecided(what: str, size: Dim, *others: Dim) -> TypeCheckError:
+    """The error for a length that depends on which of two dims is larger."""
+    used = dict.fromkeys(name for dim in (size, *others) for name in names(dim))
+    return TypeCheckError(
+        f"{what} of a dim of size {show(size)} has a length that depends on which is larger; give "
+        f"{' and '.join(used)} a range that decides it, slice from the end, or fix the dim"
+    )
+
+
 def never_negative(dim: Dim) -> bool:
-    """Whether a dim is at least 0 whatever its names are, as far as is easy to see."""
+    """Whether a dim is at least 0 whatever its names are in their ranges, as far as is easy to see."""
     if isinstance(dim, int):
         return dim >= 0
+    bounds = known().bounds(dim)
+    if bounds is not None and bounds[0] >= 0:
+        return True
     bound: Dim = dim
     for monomial, coefficient in dim.terms:
         atom = monomial[0] if len(monomial) == 1 else None
@@ -178,7 +202,8 @@ def never_negative(dim: Dim) -> bool:
             bound = (bound + DimExpr((((atom,), 1),)) * -coefficient) * d + coefficient * atom.numerator
     if isinstance(bound, int):
         return bound >= 0
-    return all(c >= 0 for _, c in bound.terms)
+    bounds = known().bounds(bound)
+    return all(c >= 0 for _, c in bound.terms) or (bounds is not None and bounds[0] >= 0)
 
 
 @op("aten.select", torch.select, _V, targets=("aten.select.int",))

@@ -172,8 +172,16 @@ def _hint(token: LarkToken, before: list[Token], expected: set[str]) -> str:
         return "there is no indexing: write select(x, dim=0, index=0), or slice(x, dim=0, start=0, end=4)"
     if token == "," and "RPAR" in expected and len(before) > 2 and before[-3].text in ("return", "="):
         return "several values are listed without brackets: return a, b"
+    if {"IN", "EQ"} <= expected and token == "=":
+        return f"equality of dims is written '==': where {last} == m"
+    if {"IN", "EQ"} <= expected and token.type in OPERATORS:
+        return f"dims have ranges, where {last} in 1..1024, and are related by '==', where {last} == m"
+    if expected == {"INT", "MINUS"} or expected == {"INT"}:
+        return "a range has two ends, which are numbers: where b in 1..1024"
     if "IN" in expected or "_DOTS" in expected:
-        return "the range of a dim is written: where b in 1..1024"
+        return f"the range of a dim is written: where {last if 'IN' in expected else 'b'} in 1..1024"
+    if token in ("==", "=") and expected == {"COMMA", "LBRACE"}:
+        return "a relation has two sides; several are listed: where n == m, m == k"
     if token.type in OPERATORS and not expected & {"LT", "EQ"}:
         return "a comparison has two sides: write logical_and(a < b, b < c)"
     if expected == {"LPAR"} and token == "{":

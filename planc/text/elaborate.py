@@ -16,10 +16,12 @@ from planc.ir import structure as structures
 from planc.ir.builder import GraphBuilder
 from planc.ir.constants import digest
 from planc.ir.dims import sym
+from planc.ir.facts import knowing
 from planc.text.constants import tensor_of
 from planc.text.dims import Dims
 from planc.text.expressions import Context, Expressions
 from planc.text.gradients import Differentiate
+from planc.text.relations import define
 from planc.text.statements import check_type, run
 from planc.text.suggest import count_of, nearest
 from planc.text.syntax import (
@@ -115,8 +117,12 @@ class _Plan:
         self._scope = Expressions(self._builder, self._dims, outer, context)
 
     def build(self) -> Graph:
-        definition = self._definition
         self._declare_dims()
+        with knowing(self._builder.dims):
+            return self._build()
+
+    def _build(self) -> Graph:
+        definition = self._definition
         self._inputs()
         for inner in definition.plans:
             visible = {**self._outer, **{plan.name: plan for plan in self._builder.subplans}}
@@ -149,8 +155,8 @@ class _Plan:
             for expr in port.type.dims if port.type else ():
                 for name in names_in(expr):
                     declared.setdefault(name, DimVar(name))
-        self._builder.dims = list(declared.values())
         self._dims.names = dict.fromkeys(declared)
+        self._builder.dims = define(declared, self._definition.relations, self._dims)
 
     def _inputs(self) -> None:
         for port in self._definition.inputs:

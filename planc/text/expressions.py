@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from planc.errors import PlancError, PlanError
 from planc.ir import Attribute, Graph, Operand, Value
@@ -384,6 +385,7 @@ def _default(param: Param) -> Operand:
     return default if isinstance(default, NUMBERS) else None
 
 
+@cache  # every node of a plan that is parsed asks, for errors that seldom come
 def _signature(op: str) -> str:
     definition = resolve(op)
     return f"it is {definition.signature()}" if definition is not None else ""

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from planc.ir import Graph, Node, Value
 from planc.ir.builder import GraphBuilder, map_operand
+from planc.ir.facts import known
 from planc.ops import Trait, find
 
 _DROPOUT = "random.dropout"
@@ -63,9 +64,10 @@ class Slice:
         read.update((value.index, value) for value in (loss, *wrt))
         inputs = [read[index] for index in sorted(read.keys() - made)]
         masks = [node.results[1] for node in nodes if node.op == _DROPOUT]
-        inner = GraphBuilder(builder.name, builder.dims)
+        facts = known()
+        inner = GraphBuilder(builder.name, [var for var in builder.dims if var.equals is None])
         inner.subplans = builder.subplans
-        values = {v.index: inner.input(f"i{v.index}", v.type) for v in (*inputs, *masks)}
+        values = {v.index: inner.input(f"i{v.index}", facts.type(v.type)) for v in (*inputs, *masks)}
         for node in nodes:
             taken = node.operands
             if node.op == _DROPOUT:  # the key gives way to the mask

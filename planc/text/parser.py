@@ -216,8 +216,12 @@ class _Builder(Transformer[Token, Any]):
     def bound(self, children: list[Any]) -> int:
         return _int(children[-1]) * (-1 if len(children) == 2 else 1)
 
-    def where(self, children: list[Any]) -> tuple[syntax.Range, ...]:
-        return tuple(children)
+    def relation(self, children: list[Any]) -> syntax.Relation:
+        left, _, right = children
+        return syntax.Relation(left.at.to(right.at), left, right)
+
+    def where(self, children: list[Any]) -> list[syntax.Range | syntax.Relation]:
+        return children
 
     # -- items of a plan
 
@@ -270,7 +274,7 @@ class _Builder(Transformer[Token, Any]):
         return syntax.Return(token_place(children[0]), tuple(children[1:]))
 
     def plan(self, children: list[Any]) -> syntax.PlanDef:
-        name, inputs, results, ranges, *items = children
+        name, inputs, results, conditions, *items = children
         trees: dict[str, syntax.Arrangement] = {}
         returned: syntax.Return | None = None
         for item in items:
@@ -290,7 +294,8 @@ class _Builder(Transformer[Token, Any]):
             _new(name),
             inputs,
             results,
-            ranges,
+            tuple(item for item in conditions if isinstance(item, syntax.Range)),
+            tuple(item for item in conditions if isinstance(item, syntax.Relation)),
             plans,
             tuple(item for item in items if isinstance(item, syntax.ConstDef)),
             statements,

@@ -5,8 +5,8 @@ Parsing it gives the same graph again, for every valid graph. Knows nothing of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 
@@ -98,20 +98,20 @@ class _Printer:
         return f"{role}{quote_name(port.name)}: {self._type(port.value.type)}{path}"
 
     def _where(self) -> str:
-        """The dims that must be declared: those with a range, and whatever keeps all in their order."""
-        graph = self._graph
-        used = dict.fromkeys(
-            name for port in graph.inputs for dim in port.value.type.shape for name in dims_of.names(dim)
-        )
+        """Declared dims (those with a range, and whatever keeps all in their order), and relations."""
+        dims = [replace(var, equals=None) for var in self._graph.dims]
+        shapes = [dim for port in self._graph.inputs for dim in port.value.type.shape]
+        used = dict.fromkeys(name for dim in shapes for name in dims_of.names(dim))
         # Undeclared dims follow the declared in the order of their first use: some prefix must be declared.
-        for size in count():
-            declared = {var.name for var in graph.dims[:size]}
-            implied = tuple(DimVar(name) for name in used if name not in declared)
-            if graph.dims[size:] == implied:
-                return ", ".join(_range(var) for var in graph.dims[:size])
-            if size > len(graph.dims):
-                break
-        return ", ".join(_range(var) for var in graph.dims)
+        size = 0
+        while size < len(dims) and dims[size:] != [DimVar(n) for n in used if n not in _names(dims[:size])]:
+            size += 1
+        related = [
+            f"{quote_name(var.name)} == {self._dims(var.equals)}"
+            for var in self._graph.dims
+            if var.equals is not None
+        ]
+        return ", ".join([*(_range(var) for var in dims[:size]), *related])
 
     # -- the body
 
@@ -195,6 +195,10 @@ class _DimText:
     def __call__(self, dim: dims_of.Dim) -> str:
         # The order of terms may change with the names; reading them brings the canonical order back.
         return dims_of.show(dims_of.substitute(dim, self._renamed) if self._renamed else dim)
+
+
+def _names(dims: Iterable[DimVar]) -> set[str]:
+    return {var.name for var in dims}
 
 
 def _range(var: DimVar) -> str:

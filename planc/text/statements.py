@@ -12,6 +12,7 @@ from planc.ir import MAX_DIM, Dim, DimVar, DType, TensorType, Value
 from planc.ir.builder import GraphBuilder
 from planc.ir.dims import names as names_of
 from planc.ir.dims import show, sym
+from planc.ir.facts import knowing, known
 from planc.text.dims import Dims, show_piece
 from planc.text.expressions import Expressions
 from planc.text.suggest import count_of, nearest
@@ -55,6 +56,7 @@ def check_type(what: str, declared: TensorType, actual: TensorType, at: Place, h
     Raises:
         Problem: it is not.
     """
+    declared, actual = known().type(declared), known().type(actual)
     if declared != actual:
         hint = hint or _difference(declared, actual)
         raise Problem(f"{what} is declared as {declared}, but its value is {actual}", at, hint)
@@ -126,8 +128,9 @@ def _loop(scope: Expressions, loop: Loop) -> None:
     read = dict.fromkeys(names_read(loop.statements))
     given = [n for n in read if n in scope.values and n not in assigned and n not in loop_names]
     body = _Body(scope, loop, source, carried, given, counter is not None)
-    collected = run(body.scope, loop.statements)
-    body.finish(carried, collected, loop)
+    with knowing(body.builder.dims):
+        collected = run(body.scope, loop.statements)
+        body.finish(carried, collected, loop)
     carry = tuple(scope.values[name] for name in carried)
     if counter is not None:
         carry = (*carry, counter)
@@ -162,9 +165,13 @@ class _Body:
         self._taken = {*carried, *given, *(target.name.text for target in loop.targets)}
         self._counts = counts
         batch = self._batch = _batch_dim(outer, loop) if source.over else None
-        rows = [TensorType(v.type.dtype, (sym(batch), *v.type.shape[1:])) for v in source.over if batch]
-        types = [*(outer.values[name].type for name in (*carried, *given)), *rows]
+        outside = known()
+        over = [outside.type(value.type) for value in source.over]
+        rows = [TensorType(type.dtype, (sym(batch), *type.shape[1:])) for type in over if batch]
+        self._types = {name: outside.type(outer.values[name].type) for name in (*carried, *given)}
+        types = [*self._types.values(), *rows]
         named = {name for type in types for name in type.dim_names()} | set(names_read(loop.statements))
+        named |= {name for read in set(named) for name in names_of(outside.dim(sym(read)))}
         shared = [var for var in outer.builder.dims if var.name in named and var.name != batch]
         if batch is not None:
             self.builder.dims.append(DimVar(batch, source.size if source.drop_last else 1, source.size))
@@ -174,10 +181,10 @@ class _Body:
         self.scope = outer.inner(self.builder, dims)
         self.scope.carried = set(carried)
         for name in carried:
-            self.scope.values[name] = self.builder.input(name, outer.values[name].type)
+            self.scope.values[name] = self.builder.input(name, self._types[name])
         self._declare_targets(loop, rows, counts)
         for name in given:
-            self.scope.values[name] = self.builder.input(name, outer.values[name].type)
+            self.scope.values[name] = self.builder.input(name, self._types[name])
         self.witnesses = self._witnesses(outer, shared, types)
 
     def _declare_targets(self, loop: Loop, rows: Sequence[TensorType], counts: bool) -> None:
@@ -291,7 +298,7 @@ def _batches(scope: Expressions, loop: Loop) -> _Source:
             raise Problem(
                 f"{value.type} has no rows to go over", expr.at, "batches are cut from the first dim"
             )
-        if value.type.shape[0] != over[0].type.shape[0]:
+        if known().dim(value.type.shape[0]) != known().dim(over[0].type.shape[0]):
             raise Problem(
                 f"batches are cut from tensors of equally many rows, got {over[0].type} and {value.type}",
                 expr.at,

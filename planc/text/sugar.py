@@ -10,6 +10,7 @@ from typing import Protocol
 
 from planc.ir import Attribute, Operand, Value
 from planc.ir.dims import show
+from planc.ir.facts import known
 from planc.ops import all_ops, find
 from planc.ops.schema import OpDef
 from planc.text.syntax import Place, Problem
@@ -113,7 +114,7 @@ def matmul(emit: Emit, at: Place, left: Operand, right: Operand) -> Value:
     """The matrix product, by the ranks of its operands; a batch of rows of any rank times a matrix."""
     if not isinstance(left, Value) or not isinstance(right, Value):
         raise Problem("'@' wants two tensors", at, "multiply by a number with '*'")
-    a, b = left.type, right.type
+    a, b = known().type(left.type), known().type(right.type)
     product = _PRODUCTS.get((a.rank, b.rank))
     if product is not None:
         if product == "aten.mm" and a.shape[1] != b.shape[0]:

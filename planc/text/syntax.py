@@ -149,6 +149,15 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
+class Relation:
+    """``n == m*2``, of dims."""
+
+    at: Place
+    left: Expr
+    right: Expr
+
+
+@dataclass(frozen=True, slots=True)
 class ConstDef:
     """``const name: type = data``; the data is nested lists of numbers, or a digest (a string)."""
 
@@ -222,6 +231,7 @@ class PlanDef:
     inputs: tuple[Port, ...]
     results: tuple[Port, ...] | None
     ranges: tuple[Range, ...]
+    relations: tuple[Relation, ...]
     plans: tuple[PlanDef, ...]
     consts: tuple[ConstDef, ...]
     statements: tuple[Statement, ...]

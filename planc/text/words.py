@@ -75,6 +75,7 @@ _NAMES = {
     "EQUAL": "'='",
     "_ARROW": "'->'",
     "_DOTS": "'..'",
+    "MINUS": "'-'",
     "$END": "the end of the text",
 }
 _EXPRESSION = {"NAME", "QUOTED", "DOTTED", "INT", "FLOAT", "STRING", "LSQB", "MINUS"}

@@ -148,7 +148,7 @@ def test_json_says_what_the_plan_is(call: Call, folder: Path) -> None:
     found = json.loads(call("compile", "predict.plan", "--json", "-o", "out.planc").stdout)
     plan = planc.load("out.planc")
     assert (found["plan"], found["id"], found["nodes"]) == ("predict", plan.id, len(plan.nodes))
-    assert found["dims"] == [{"name": "b", "min": 1, "max": 1024}]
+    assert found["dims"] == [{"name": "b", "min": 1, "max": 1024, "equals": None}]
     assert found["inputs"] == [{"name": "x", "path": "x", "role": "arg", "type": "f32[b, 784]"}]
     assert [port["path"] for port in found["state"]] == ["fc.weight", "fc.bias"]
     size = (folder / "out.planc").stat().st_size

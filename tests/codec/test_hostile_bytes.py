@@ -70,7 +70,8 @@ def test_every_truncation_is_a_decode_error() -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes(data: bytes) -> None:
     survives(data)
-    survives(msgspec.msgpack.encode([wire.MAGIC, wire.VERSION, msgspec.Raw(data)]))
+    for version in wire.VERSIONS:
+        survives(msgspec.msgpack.encode([wire.MAGIC, version, msgspec.Raw(data)]))
 
 
 @settings(max_examples=150, deadline=None)

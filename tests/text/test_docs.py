@@ -33,7 +33,7 @@ def test_the_page_has_examples_of_each_kind() -> None:
     kinds = [kind for kind, _ in BLOCKS]
     assert len(PLANS) >= 15
     assert len(ERRORS) == kinds.count("plan-error") == kinds.count("text")
-    assert len(PRINTED) == kinds.count("printed") == 1
+    assert len(PRINTED) == kinds.count("printed") == 2
 
 
 @pytest.mark.parametrize("text", PLANS, ids=lambda text: text.split("(")[0])
