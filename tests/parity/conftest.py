@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from tests.network.fixtures import channel  # noqa: F401
+from tests.network.fixtures import channel, over_every_channel  # noqa: F401

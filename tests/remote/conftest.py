@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from runtime import VirtualWorker
-from tests.network.fixtures import channel  # noqa: F401
+from tests.network.fixtures import channel, over_every_channel  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
