@@ -1,5 +1,6 @@
 """runtime: workers that keep data and run plans on it, and the handles by which others use them."""
 
+from runtime.connecting import TLS, connect, connect_owner
 from runtime.counting import count_messages
 from runtime.data import FederatedDataLoader, FederatedDataset, federate
 from runtime.federated import FederatedAveraging
@@ -17,6 +18,7 @@ from runtime.remote import (
 )
 
 __all__ = [
+    "TLS",
     "FederatedAveraging",
     "FederatedDataLoader",
     "FederatedDataset",
@@ -28,6 +30,8 @@ __all__ = [
     "VirtualWorker",
     "WorkerGroup",
     "WorkerHandle",
+    "connect",
+    "connect_owner",
     "count_messages",
     "federate",
     "me",

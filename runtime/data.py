@@ -22,6 +22,7 @@ from planc.ops import node
 from runtime.errors import WrongWorker
 from runtime.remote.handle import WorkerHandle
 from runtime.remote.plan import RemotePlan
+from runtime.remote.rows import Rows
 from runtime.remote.tensor import RemoteTensor
 
 
@@ -161,6 +162,9 @@ def _order(tensors: Sequence[torch.Tensor], by_label: bool, seed: int | None) ->
 class FederatedDataLoader:
     """Batches of a `FederatedDataset`, each where its rows are; a batch is at most one message.
 
+    Rows are taken when a batch is first used; a plan that is called with a batch takes them itself, so that a
+    step is one message in all. With ``prefetch`` they are taken ahead, by messages of their own.
+
     Iterating gives ``(data, target)`` as remote tensors, worker after worker; ``data.location`` says where.
 
     Args:
@@ -224,7 +228,7 @@ class FederatedDataLoader:
         indices = iter(order.split(self.batch_size)[: self._batches(shard)])
         if not self.prefetch:
             for index in indices:
-                yield _as_tuple(remote(*shard.tensors, index))
+                yield Rows(shard.tensors, index, remote).tensors
             return
         ahead = deque(remote.submit(*shard.tensors, index) for index in islice(indices, self.prefetch))
         while ahead:

@@ -4,83 +4,53 @@
 here, and a function there.
 
 Tensors are not part of a message: a ``Slot`` is the index of one in the frame that carries the message.
-Sizes are bounded here so that a hostile frame cannot make many objects out of few bytes.
 """
 
 from __future__ import annotations
 
 from typing import Annotated
 
-import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
 
 from planc.ir import DType
-
-MAX_ID = 2**63 - 1
-MAX_TAGS = 64
-Id = Annotated[int, Meta(ge=1, le=MAX_ID)]
-"""The id of an object: chosen by the caller, unique at its worker."""
-Ids = Annotated[tuple[Id, ...], Meta(max_length=65_536)]
-Name = Annotated[str, Meta(max_length=256)]
-Names = Annotated[tuple[Name, ...], Meta(max_length=MAX_TAGS)]
-Text = Annotated[str, Meta(max_length=4096)]
-PlanId = Annotated[str, Meta(max_length=64)]
-Size = Annotated[int, Meta(ge=0, le=MAX_ID)]
-
-
-class _Form(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
-    """An untagged form: its place says what it is."""
-
-
-class _Tagged(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True, tag_field="t"):
-    """A form with its tag in front, where several could stand."""
-
-
-# Values
-
-
-class Handle(_Tagged, frozen=True, tag=0):
-    """An object in the worker's store."""
-
-    id: Id
-
-
-class Slot(_Tagged, frozen=True, tag=1):
-    """A tensor of the frame that carries this message."""
-
-    index: Size
-
-
-class Pointer(_Tagged, frozen=True, tag=2):
-    """An object at a worker, held as a value of its own."""
-
-    worker: Name
-    id: Id
-
-
-class Items(_Tagged, frozen=True, tag=3):
-    """An operand that is a list of tensors."""
-
-    items: Annotated[tuple[Handle | Slot | None, ...], Meta(max_length=20_000)]
-
-
-class ElementType(_Tagged, frozen=True, tag=4):
-    """An attribute that is a dtype."""
-
-    dtype: DType
-
-
-class Numbers(_Tagged, frozen=True, tag=5):
-    """An attribute that is a list."""
-
-    items: Annotated[tuple[int | float | bool, ...], Meta(max_length=4096)]
-
-
-class Gradient(_Tagged, frozen=True, tag=6):
-    """The ``.grad`` of an object in the worker's store."""
-
-    id: Id
-
+from runtime.administration import (
+    ApprovalInfo,
+    Approve,
+    AskedInfo,
+    ClientInfo,
+    Deny,
+    OwnerObject,
+    OwnerObjects,
+    OwnerObjectsFound,
+    OwnerPlan,
+    OwnerPlans,
+    OwnerPlansFound,
+    Pending,
+    PendingFound,
+    PendingPlan,
+    Status,
+    StatusReport,
+)
+from runtime.forms import (
+    MAX_ID,
+    MAX_TAGS,
+    ElementType,
+    Form,
+    Gradient,
+    Handle,
+    Id,
+    Ids,
+    Items,
+    Name,
+    Names,
+    Numbers,
+    PlanId,
+    Pointer,
+    Size,
+    Slot,
+    Tagged,
+    Text,
+)
 
 Argument = Handle | Slot | Items | int | float | bool | None
 Value = Slot | Pointer
@@ -91,7 +61,7 @@ Attrs = Annotated[dict[Name, Attr], Meta(max_length=64)]
 # Requests: objects
 
 
-class PutItem(_Form, frozen=True):
+class PutItem(Form, frozen=True):
     """One object to keep.
 
     ``owner`` is whom it belongs to; "" is the client that sends it (another only a peer worker may name).
@@ -110,47 +80,47 @@ class PutItem(_Form, frozen=True):
     derived: bool = False
 
 
-class Put(_Tagged, frozen=True, tag="put"):
+class Put(Tagged, frozen=True, tag="put"):
     """Keep these objects, all or none. Reply: Done."""
 
     items: Annotated[tuple[PutItem, ...], Meta(max_length=65_536)]
 
 
-class Get(_Tagged, frozen=True, tag="get"):
+class Get(Tagged, frozen=True, tag="get"):
     """Fetch objects, and delete them there if asked. Reply: Values, in order."""
 
     ids: Ids
     delete: bool = False
 
 
-class Copy(_Tagged, frozen=True, tag="copy"):
+class Copy(Tagged, frozen=True, tag="copy"):
     """Give each source a copy under a new id. Reply: Done."""
 
     ids: Ids
     new_ids: Ids
 
 
-class Free(_Tagged, frozen=True, tag="free"):
+class Free(Tagged, frozen=True, tag="free"):
     """Delete objects. Reply: Done."""
 
     ids: Ids
 
 
-class Search(_Tagged, frozen=True, tag="search"):
+class Search(Tagged, frozen=True, tag="search"):
     """The objects that have all of these tags. Reply: Found."""
 
     tags: Names
 
 
-class List(_Tagged, frozen=True, tag="list"):
+class List(Tagged, frozen=True, tag="list"):
     """All objects that the client may see. Reply: Found."""
 
 
-class Clear(_Tagged, frozen=True, tag="clear"):
+class Clear(Tagged, frozen=True, tag="clear"):
     """Delete all objects of this client. Reply: Done."""
 
 
-class Transfer(_Tagged, frozen=True, tag="transfer"):
+class Transfer(Tagged, frozen=True, tag="transfer"):
     """Send objects straight to another worker, under new ids; they stay here too if ``keep``. Reply: Done."""
 
     ids: Ids
@@ -162,7 +132,7 @@ class Transfer(_Tagged, frozen=True, tag="transfer"):
 # Requests: one eager operation
 
 
-class Apply(_Tagged, frozen=True, tag="apply"):
+class Apply(Tagged, frozen=True, tag="apply"):
     """Run one op of the table and keep its results (None drops one). Reply: Done.
 
     With ``grad``, and an operand that requires grad, the results know where they came from.
@@ -175,7 +145,7 @@ class Apply(_Tagged, frozen=True, tag="apply"):
     grad: bool = True
 
 
-class Backward(_Tagged, frozen=True, tag="backward"):
+class Backward(Tagged, frozen=True, tag="backward"):
     """Add the gradients of an object to the ``.grad`` of the objects that it came from. Reply: Done."""
 
     id: Id
@@ -183,27 +153,27 @@ class Backward(_Tagged, frozen=True, tag="backward"):
     retain: bool = False
 
 
-class Grad(_Tagged, frozen=True, tag="grad"):
+class Grad(Tagged, frozen=True, tag="grad"):
     """Keep the ``.grad`` of an object as an object of its own. Reply: Done."""
 
     id: Id
     result: Id
 
 
-class ZeroGrad(_Tagged, frozen=True, tag="zero-grad"):
+class ZeroGrad(Tagged, frozen=True, tag="zero-grad"):
     """Forget the ``.grad`` of objects. Reply: Done."""
 
     ids: Ids
 
 
-class RequireGrad(_Tagged, frozen=True, tag="require-grad"):
+class RequireGrad(Tagged, frozen=True, tag="require-grad"):
     """Let objects require grad, or no longer. Reply: Done."""
 
     ids: Ids
     value: bool
 
 
-class Step(_Tagged, frozen=True, tag="step"):
+class Step(Tagged, frozen=True, tag="step"):
     """One optimizer update of parameters from their ``.grad``; those without one are left alone. Reply: Done.
 
     ``state`` has one list of ids for each state operand of the op, in its order: one id a parameter, or none
@@ -220,35 +190,35 @@ class Step(_Tagged, frozen=True, tag="step"):
 # Requests: plans
 
 
-class Install(_Tagged, frozen=True, tag="install"):
+class Install(Tagged, frozen=True, tag="install"):
     """Keep a plan (canonical bytes) and its constants. Reply: Done."""
 
     plan_id: PlanId
     plan: bytes
-    constants: Annotated[dict[PlanId, Slot], Meta(max_length=20_000)] = {}
+    constants: Annotated[dict[PlanId, Slot], Meta(max_length=20_000)] = field(default_factory=dict[str, Slot])
     tags: Names = ()
     description: Text = ""
 
 
-class Keep(_Tagged, frozen=True, tag=0):
+class Keep(Tagged, frozen=True, tag=0):
     """Keep this result under an id."""
 
     id: Id
 
 
-class Return(_Tagged, frozen=True, tag=1):
+class Return(Tagged, frozen=True, tag=1):
     """Send this result back in the reply."""
 
 
-class Drop(_Tagged, frozen=True, tag=2):
+class Drop(Tagged, frozen=True, tag=2):
     """Forget this result."""
 
 
-class Update(_Tagged, frozen=True, tag=3):
+class Update(Tagged, frozen=True, tag=3):
     """Replace the state that this result updates, under the same id."""
 
 
-class Run(_Tagged, frozen=True, tag="run"):
+class Run(Tagged, frozen=True, tag="run"):
     """Run an installed plan. Reply: Values, the results to ``Return``, in the order of the graph's outputs.
 
     ``inputs`` has one entry for each input of the graph in order (a `Gradient` is a tensor of its own, cut
@@ -265,7 +235,7 @@ class Run(_Tagged, frozen=True, tag="run"):
     grad: bool = False
 
 
-class Steps(_Tagged, frozen=True, tag="steps"):
+class Steps(Tagged, frozen=True, tag="steps"):
     """The parts of one optimizer update, by ops and by plans: all of them or none. Reply: Done.
 
     A plan that takes a `Gradient` that is not there is left out. None may ``Return``, and no two may write to
@@ -275,65 +245,22 @@ class Steps(_Tagged, frozen=True, tag="steps"):
     parts: Annotated[tuple[Step | Run, ...], Meta(max_length=65_536)]
 
 
-class FetchPlan(_Tagged, frozen=True, tag="fetch-plan"):
+class FetchPlan(Tagged, frozen=True, tag="fetch-plan"):
     """The bytes of an installed plan. Reply: PlanBytes."""
 
     plan_id: PlanId
 
 
-class Plans(_Tagged, frozen=True, tag="plans"):
+class Plans(Tagged, frozen=True, tag="plans"):
     """The plans that have all of these tags. Reply: PlansFound."""
 
     tags: Names = ()
 
 
-class Uninstall(_Tagged, frozen=True, tag="uninstall"):
+class Uninstall(Tagged, frozen=True, tag="uninstall"):
     """Forget plans that this client installed. Reply: Done."""
 
     plan_ids: Annotated[tuple[PlanId, ...], Meta(max_length=65_536)]
-
-
-# Requests: the worker's owner
-
-
-class Status(_Tagged, frozen=True, tag="status"):
-    """How the worker is. For its owner. Reply: StatusReport."""
-
-
-class OwnerObjects(_Tagged, frozen=True, tag="owner-objects"):
-    """All objects of everybody, without elements. For the worker's owner. Reply: OwnerObjectsFound."""
-
-
-class OwnerPlans(_Tagged, frozen=True, tag="owner-plans"):
-    """All plans, and what was decided about any. For the worker's owner. Reply: OwnerPlansFound."""
-
-
-class Pending(_Tagged, frozen=True, tag="pending"):
-    """The plans that wait for a decision. For the worker's owner. Reply: PendingFound."""
-
-
-Bindings = Annotated[dict[Text, Names], Meta(max_length=65_536)]
-"""By the path of an input, the names of the data that may stand there."""
-
-
-class Approve(_Tagged, frozen=True, tag="approve"):
-    """Let a plan release its results; see `runtime.access.approvals.Approval`. For the worker's owner.
-
-    No clients at all stand for anybody. Reply: Done.
-    """
-
-    plan_id: PlanId
-    clients: Names = ()
-    inputs: Bindings = {}
-    runs: Annotated[int, Meta(ge=1, le=MAX_ID)] | None = None
-    expires: float | None = None
-
-
-class Deny(_Tagged, frozen=True, tag="deny"):
-    """Refuse a plan, and take approvals of it back. For the worker's owner. Reply: Done."""
-
-    plan_id: PlanId
-    reason: Text = ""
 
 
 Body = (
@@ -366,7 +293,7 @@ Body = (
 )
 
 
-class Request(_Tagged, frozen=True, tag="request"):
+class Request(Tagged, frozen=True, tag="request"):
     """A message with its envelope.
 
     A client numbers the requests of a session upwards; ``settled`` says that the replies of all up to that
@@ -386,17 +313,17 @@ class Request(_Tagged, frozen=True, tag="request"):
 # Replies
 
 
-class Done(_Tagged, frozen=True, tag="done"):
+class Done(Tagged, frozen=True, tag="done"):
     """It is done."""
 
 
-class Values(_Tagged, frozen=True, tag="values"):
+class Values(Tagged, frozen=True, tag="values"):
     """Tensors and pointers."""
 
     items: Annotated[tuple[Value, ...], Meta(max_length=65_536)]
 
 
-class ObjectInfo(_Form, frozen=True):
+class ObjectInfo(Form, frozen=True):
     """One object, without its elements. A pointer has no dtype; ``preview`` is "" if it may not leave."""
 
     id: Id
@@ -410,13 +337,13 @@ class ObjectInfo(_Form, frozen=True):
     preview: str
 
 
-class Found(_Tagged, frozen=True, tag="found"):
+class Found(Tagged, frozen=True, tag="found"):
     """Objects, by id."""
 
     items: tuple[ObjectInfo, ...]
 
 
-class PlanInfo(_Form, frozen=True):
+class PlanInfo(Form, frozen=True):
     """One installed plan."""
 
     plan_id: PlanId
@@ -425,129 +352,20 @@ class PlanInfo(_Form, frozen=True):
     description: Text
 
 
-class PlansFound(_Tagged, frozen=True, tag="plans-found"):
+class PlansFound(Tagged, frozen=True, tag="plans-found"):
     """Plans, by id."""
 
     items: tuple[PlanInfo, ...]
 
 
-class PlanBytes(_Tagged, frozen=True, tag="plan-bytes"):
+class PlanBytes(Tagged, frozen=True, tag="plan-bytes"):
     """A plan as canonical bytes, and its constants."""
 
     plan: bytes
     constants: dict[PlanId, Slot]
 
 
-class ClientInfo(_Form, frozen=True):
-    """One client, as the worker's owner sees it. ``bytes`` are those of its objects and plans."""
-
-    name: str
-    sessions: int
-    requests: int
-    refused: int
-    running: int
-    bytes: int
-    seconds: float
-
-
-class StatusReport(_Tagged, frozen=True, tag="status-report"):
-    """How a worker is; ``uptime`` in seconds, ``audit`` the number and hash of the audit log's last line."""
-
-    worker: str
-    device: str
-    uptime: float
-    objects: int
-    bytes: int
-    plans: int
-    plan_bytes: int
-    running: int
-    pending: int
-    clients: tuple[ClientInfo, ...]
-    audit: tuple[int, str] | None
-
-
-class OwnerObject(_Form, frozen=True):
-    """One object as the worker's owner sees it; ``bytes`` are those of its elements."""
-
-    id: Id
-    owner: str
-    dtype: DType | None
-    shape: tuple[int, ...]
-    tags: Names
-    description: Text
-    private: bool
-    derived: bool
-    allowed: tuple[str, ...]
-    bytes: int
-    pointer: Pointer | None
-
-
-class OwnerObjectsFound(_Tagged, frozen=True, tag="owner-objects-found"):
-    """All objects, by id."""
-
-    items: tuple[OwnerObject, ...]
-
-
-class ApprovalInfo(_Form, frozen=True):
-    """One approval; ``clients`` is None for anybody."""
-
-    clients: tuple[str, ...] | None
-    inputs: dict[str, tuple[str, ...]]
-    runs: int | None
-    expires: float | None
-
-
-class OwnerPlan(_Form, frozen=True):
-    """One plan: who installed it (nobody: it is not here), and what was decided; ``denied`` is the reason."""
-
-    plan_id: PlanId
-    name: str
-    tags: Names
-    description: Text
-    clients: tuple[str, ...]
-    nodes: int
-    bytes: int
-    approvals: tuple[ApprovalInfo, ...]
-    denied: str | None
-
-
-class OwnerPlansFound(_Tagged, frozen=True, tag="owner-plans-found"):
-    """Plans, by id."""
-
-    items: tuple[OwnerPlan, ...]
-
-
-class AskedInfo(_Form, frozen=True):
-    """Who asked for a plan, first and last at these times (seconds since 1970).
-
-    ``inputs`` are ids of private data and of data of others by path, ``leaves`` the paths of results.
-    """
-
-    client: str
-    inputs: dict[str, str]
-    leaves: tuple[str, ...]
-    first: float
-    last: float
-    count: int
-
-
-class PendingPlan(_Form, frozen=True):
-    """A plan that waits for a decision, as canonical bytes and its constants."""
-
-    plan_id: PlanId
-    plan: bytes
-    constants: dict[PlanId, Slot]
-    description: Text
-    asked: tuple[AskedInfo, ...]
-
-
-class PendingFound(_Tagged, frozen=True, tag="pending-found"):
-    """The plans that wait, those that waited longest first."""
-
-    items: tuple[PendingPlan, ...]
-
-
-class Failure(_Tagged, frozen=True, tag="failure"):
+class Failure(Tagged, frozen=True, tag="failure"):
     """An error: see `runtime.errors` for the kinds."""
 
     kind: str
@@ -572,7 +390,7 @@ Answer = (
 )
 
 
-class Reply(_Tagged, frozen=True, tag="reply"):
+class Reply(Tagged, frozen=True, tag="reply"):
     """An answer and the number of the request it belongs to (0 where that could not be read)."""
 
     request_id: Size
@@ -580,3 +398,80 @@ class Reply(_Tagged, frozen=True, tag="reply"):
 
 
 Message = Request | Reply
+
+__all__ = [
+    "MAX_ID",
+    "MAX_TAGS",
+    "Answer",
+    "Apply",
+    "ApprovalInfo",
+    "Approve",
+    "Argument",
+    "AskedInfo",
+    "Attr",
+    "Attrs",
+    "Backward",
+    "Body",
+    "Clear",
+    "ClientInfo",
+    "Copy",
+    "Deny",
+    "Done",
+    "Drop",
+    "ElementType",
+    "Failure",
+    "FetchPlan",
+    "Found",
+    "Free",
+    "Get",
+    "Grad",
+    "Gradient",
+    "Handle",
+    "Id",
+    "Ids",
+    "Install",
+    "Items",
+    "Keep",
+    "List",
+    "Message",
+    "Name",
+    "Names",
+    "Numbers",
+    "ObjectInfo",
+    "OwnerObject",
+    "OwnerObjects",
+    "OwnerObjectsFound",
+    "OwnerPlan",
+    "OwnerPlans",
+    "OwnerPlansFound",
+    "Pending",
+    "PendingFound",
+    "PendingPlan",
+    "PlanBytes",
+    "PlanId",
+    "PlanInfo",
+    "Plans",
+    "PlansFound",
+    "Pointer",
+    "Put",
+    "PutItem",
+    "Reply",
+    "Request",
+    "RequireGrad",
+    "Return",
+    "Run",
+    "Search",
+    "Size",
+    "Slot",
+    "Status",
+    "StatusReport",
+    "Step",
+    "Steps",
+    "Text",
+    "Transfer",
+    "Uninstall",
+    "Update",
+    "Value",
+    "Values",
+    "ZeroGrad",
+]

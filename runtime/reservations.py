@@ -26,7 +26,9 @@ from runtime.messages import (
     Request,
     RequireGrad,
     Run,
+    Slot,
     Step,
+    Steps,
     Transfer,
     ZeroGrad,
 )
@@ -75,8 +77,13 @@ def _of_step(body: Step) -> Iterator[int]:
 
 
 def _of_run(body: Run) -> Iterator[int]:
-    yield from (argument.id for argument in body.inputs if isinstance(argument, Handle))
+    yield from (argument.id for argument in body.inputs if not isinstance(argument, Slot))
     yield from (wish.id for wish in (*body.results, *body.updates) if isinstance(wish, Keep))
+
+
+def _of_steps(body: Steps) -> Iterator[int]:
+    for part in body.parts:
+        yield from _of_step(part) if isinstance(part, Step) else _of_run(part)
 
 
 _NAMED: dict[type, Callable[[Any], Iterable[int]]] = {
@@ -92,4 +99,5 @@ _NAMED: dict[type, Callable[[Any], Iterable[int]]] = {
     RequireGrad: lambda body: body.ids,
     Step: _of_step,
     Run: _of_run,
+    Steps: _of_steps,
 }

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import torch
 
+_FAR = 1e9
+
 
 def check_positions(indices: torch.Tensor, below: int) -> None:
     """Check that every index is in 0..below-1.
@@ -40,3 +42,13 @@ def check_filled(*tensors: torch.Tensor) -> None:
     for tensor in tensors:
         if not tensor.numel():
             raise ValueError(f"an operand of shape {list(tensor.shape)} has no elements")
+
+
+def check_coordinates(grid: torch.Tensor) -> None:
+    """Check that every coordinate is a number, and not so large that scaling it overflows.
+
+    Raises:
+        ValueError: one is not.
+    """
+    if grid.numel() and not bool((grid.abs() <= _FAR).all()):
+        raise ValueError(f"coordinates must be numbers in -{_FAR:g}..{_FAR:g}")

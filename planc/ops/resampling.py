@@ -10,7 +10,7 @@ import torch
 from planc.errors import TypeCheckError
 from planc.ir import Dim, DType, Shape, TensorType
 from planc.ir.dims import show
-from planc.ops.guards import check_filled
+from planc.ops.guards import check_coordinates, check_filled
 from planc.ops.masks import masked, wanted
 from planc.ops.rules import (
     show_shape,
@@ -133,7 +133,19 @@ def _check_modes(interpolation_mode: int, padding_mode: int) -> None:
         )
 
 
-@op("aten.grid_sampler_2d", aten.grid_sampler_2d.default)
+def _grid_sampler_2d(input: torch.Tensor, grid: torch.Tensor, **attrs: int) -> torch.Tensor:
+    check_coordinates(grid)  # the backward pass, autograd's too, reads and writes where NaN points to
+    return aten.grid_sampler_2d.default(input, grid, **attrs)
+
+
+def _grid_sampler_2d_backward(
+    grad_output: torch.Tensor, input: torch.Tensor, grid: torch.Tensor, **attrs: int
+) -> tuple[torch.Tensor, ...]:
+    check_coordinates(grid)
+    return aten.grid_sampler_2d_backward.default(grad_output, input, grid, **attrs)
+
+
+@op("aten.grid_sampler_2d", _grid_sampler_2d)
 def grid_sampler_2d(
     input: Tensor, grid: Tensor, *, interpolation_mode: Int, padding_mode: Int, align_corners: Bool
 ) -> TensorType:
@@ -143,7 +155,7 @@ def grid_sampler_2d(
     return TensorType(input.dtype, _sampled(input, grid))
 
 
-@op("aten.grid_sampler_2d_backward", masked(aten.grid_sampler_2d_backward.default))
+@op("aten.grid_sampler_2d_backward", masked(_grid_sampler_2d_backward))
 def grid_sampler_2d_backward(
     grad_output: Tensor,
     input: Tensor,

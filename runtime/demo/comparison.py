@@ -98,10 +98,11 @@ class Comparison:
         so that whatever else the machine does meets all of them.
         """
         eager = min(EAGER_BATCHES, self.batches)
+        everywhere = len(self._dataset.workers)  # a batch at each: what is sent once is at every worker then
         runs: list[tuple[Way, Callable[[], None], Callable[[], None]]] = [
             (self._way("local", "plain PyTorch, here"), self.local, lambda: self.local(1)),
             (self._way("eager", "eagerly", eager), lambda: self.eager(eager), lambda: self.eager(eager)),
-            (self._way("batch", "a plan a batch"), self.plan_a_batch, lambda: self.plan_a_batch(1)),
+            (self._way("batch", "a plan a batch"), self.plan_a_batch, lambda: self.plan_a_batch(everywhere)),
             (self._way("round", "a plan a round"), self.plan_a_round, self.plan_a_round),
         ]
         for _ in islice(self._loader, len(self._dataset.workers)):

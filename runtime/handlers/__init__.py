@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from runtime.handlers import eager, objects, plans
+from runtime.handlers import autograd, eager, objects, owner, plans, steps
 
-HANDLERS: dict[type, Callable[..., Any]] = {**objects.HANDLERS, **eager.HANDLERS, **plans.HANDLERS}
+HANDLERS: dict[type, Callable[..., Any]] = {
+    **objects.HANDLERS,
+    **eager.HANDLERS,
+    **autograd.HANDLERS,
+    **plans.HANDLERS,
+    **steps.HANDLERS,
+    **owner.HANDLERS,
+}
 """Message type -> ``handler(call, body) -> answer``. A handler that raises has changed nothing."""
 
 __all__ = ["HANDLERS"]

@@ -1,4 +1,4 @@
-"""The messages of eager code: one op, its gradients, one optimizer step. Every op is one of planc's op table.
+"""The messages of eager code: one op, one optimizer step. Every op is one of planc's op table.
 
 Nothing is written in place: an update replaces objects, so views and copies never see half of it.
 """
@@ -18,22 +18,19 @@ from planc.ir import Attribute, Node, Operand, TensorType, Value
 from planc.ops import Kind, OpDef, Trait, lookup, node
 from planc.ops.apply import apply as run_node
 from runtime.call import Call, Given, require_unique
+from runtime.concealment import quietly
 from runtime.errors import RemoteExecutionError, StoreFull
 from runtime.messages import (
     Apply,
     Attrs,
-    Backward,
     Done,
     ElementType,
-    Grad,
     Handle,
     Items,
     Numbers,
     Pointer,
-    RequireGrad,
     Slot,
     Step,
-    ZeroGrad,
 )
 from runtime.policy import PUBLIC, Secrecy, derive
 from runtime.store import Stored
@@ -57,9 +54,9 @@ def _apply(call: Call, body: Apply) -> Done:
     _check_room(call, definition, checked)
     # What belongs to another is a constant here: nobody's gradient reaches it.
     tensors = [g.tensor if g.owned else g.tensor.detach() for g in given]
-    with torch.set_grad_enabled(body.grad):
-        results = _run(call, checked, tensors)
     secrecy = derive(g.secrecy for g in given)
+    with torch.set_grad_enabled(body.grad):
+        results = _run(call, checked, tensors, secrecy)
     call.site.store.commit(
         {
             id: _stored(call, id, result, secrecy)
@@ -70,79 +67,13 @@ def _apply(call: Call, body: Apply) -> Done:
     return Done()
 
 
-def _backward(call: Call, body: Backward) -> Done:
-    stored = call.change(body.id)
-    tensor = call.tensor(body.id, stored)
-    if not tensor.requires_grad:
-        raise InputError(f"object {body.id} does not require grad, nor does what it was computed from")
-    sources = [stored.secrecy]
-    gradient = None
-    if body.gradient is not None:
-        given = call.given(body.gradient)
-        gradient = given.tensor.detach()
-        sources.append(given.secrecy)
-    _check_gradient(body.id, tensor, gradient)
-    store = call.site.store
-    ids = [id for leaf in _leaves(tensor) if (id := store.id_of(leaf)) is not None]
-    leaves = [call.tensor(id, call.change(id)) for id in ids]
-    if not leaves:  # the client gave them all up: nobody can ask for their gradients
-        return Done()
-    try:
-        gradients = _gradients(tensor, leaves, gradient, body.retain)
-        new = [
-            g if g is None or leaf.grad is None else leaf.grad + g
-            for leaf, g in zip(leaves, gradients, strict=True)
-        ]
-    except Exception as error:
-        hint = ""
-        if "second time" in str(error):
-            hint = ": it was done before and what it needs is freed; pass retain=True the first time"
-        raise RemoteExecutionError(
-            f"the backward pass of object {body.id} failed ({type(error).__name__}){hint}", op="backward"
-        ) from error
-    changed: dict[int, Stored] = {}
-    for id, leaf, gradient in zip(ids, leaves, new, strict=True):
-        if gradient is not None:
-            leaf.grad = gradient.detach()
-            before = call.see(id)
-            changed[id] = replace(before, grad_secrecy=derive([*sources, before.grad_secrecy]))
-    store.commit(changed)
-    return Done()
-
-
-def _grad(call: Call, body: Grad) -> Done:
-    stored = call.change(body.id)
-    gradient = call.tensor(body.id, stored).grad
-    if gradient is None:
-        raise InputError(f"object {body.id} has no gradient: no backward pass reached it")
-    call.require_writable([body.result])
-    result = gradient.detach()
-    call.site.store.commit({body.result: Stored(result, call.client, secrecy=stored.grad_secrecy)})
-    return Done()
-
-
-def _zero_grad(call: Call, body: ZeroGrad) -> Done:
-    found = {id: call.change(id) for id in body.ids}
-    tensors = [call.tensor(id, stored) for id, stored in found.items()]
-    for tensor in tensors:
-        tensor.grad = None
-    call.site.store.commit({id: replace(stored, grad_secrecy=PUBLIC) for id, stored in found.items()})
-    return Done()
-
-
-def _require_grad(call: Call, body: RequireGrad) -> Done:
-    tensors = [call.tensor(id, call.change(id)) for id in body.ids]
-    for id, tensor in zip(body.ids, tensors, strict=True):
-        if not tensor.is_leaf:
-            raise InputError(f"object {id} was computed under autograd: detach it to change requires_grad")
-        if body.value and not tensor.is_floating_point():
-            raise InputError(f"object {id}: only floating-point tensors can require grad, got {tensor.dtype}")
-    for tensor in tensors:
-        tensor.requires_grad_(body.value)
-    return Done()
-
-
 def _step(call: Call, body: Step) -> Done:
+    call.site.store.commit(step_puts(call, body))
+    return Done()
+
+
+def step_puts(call: Call, body: Step) -> dict[int, Stored]:
+    """What an optimizer update replaces, and with what."""
     definition = lookup(body.optimizer)
     if not definition.has(Trait.OPTIMIZER):
         raise TypeCheckError(f"{body.optimizer} is not an optimizer")
@@ -152,7 +83,7 @@ def _step(call: Call, body: Step) -> Done:
     params = [call.tensor(id, s) for id, s in zip(body.params, stored, strict=True)]
     at = [i for i, param in enumerate(params) if param.grad is not None]
     if not at:
-        return Done()
+        return {}
     ids = [_pick(group, at) for group in (body.params, *body.state)]
     groups = [_pick(params, at), [gradient for i in at if (gradient := params[i].grad) is not None]]
     olds: list[list[Stored | None]] = [_pick(list[Stored | None](stored), at)]
@@ -161,18 +92,17 @@ def _step(call: Call, body: Step) -> Done:
         olds.append(found)
         groups.append(_state_tensors(call, name, group, found, groups[0]))
     checked, tensors = _step_node(call, body, groups)
-    with torch.no_grad():
-        results = iter(_apart(call, tensors, _run(call, checked, [t.detach() for t in tensors])))
     # All parameters of a step are of one secrecy: an op may mix them (a clipped norm does).
     known = [s for group in olds for s in group if s is not None]
     secrecy = derive([s.secrecy for s in known] + [stored[i].grad_secrecy for i in at])
+    with torch.no_grad():
+        results = iter(_apart(call, tensors, _run(call, checked, [t.detach() for t in tensors], secrecy)))
     puts: dict[int, Stored] = {}
     for group, found in zip(ids, olds, strict=True):
         for id, old in zip(group, found, strict=True):
             new = next(results).detach()
             puts[id] = Stored(new, call.client, secrecy=secrecy) if old is None else old.updated(new, secrecy)
-    call.site.store.commit(puts)
-    return Done()
+    return puts
 
 
 def _stored(call: Call, id: int, result: torch.Tensor, secrecy: Secrecy) -> Stored:
@@ -181,7 +111,7 @@ def _stored(call: Call, id: int, result: torch.Tensor, secrecy: Secrecy) -> Stor
     if old is None or isinstance(old.value, Pointer):
         return Stored(result, call.client, secrecy=secrecy)
     if result.requires_grad:
-        return replace(old, value=result, secrecy=secrecy)
+        return replace(old, value=result, secrecy=secrecy, spent=False)
     return old.updated(result.detach(), secrecy)
 
 
@@ -275,9 +205,14 @@ def _check_room(call: Call, definition: OpDef, checked: Node) -> None:
         )
 
 
-def _run(call: Call, checked: Node, tensors: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+def _run(
+    call: Call, checked: Node, tensors: Sequence[torch.Tensor], secrecy: Secrecy
+) -> tuple[torch.Tensor, ...]:
+    """The results of an op. A client that may not have them is not told if it failed on the values."""
+    site = call.site
+    run = run_node if site.policy.may_have(call.client, secrecy) else quietly(site.worker)
     try:
-        return run_node(checked, lambda value: tensors[value.index], {}, call.site.device)
+        return run(checked, lambda value: tensors[value.index], {}, site.device)
     except Exception as error:
         # torch's text may quote elements (an index out of range); the types say enough to find the mistake.
         types = ", ".join(str(value.type) for value in checked.values())
@@ -295,47 +230,6 @@ def _apart(
         known = id(result) in seen or call.site.store.id_of(result) is not None
         seen.add(id(result))
         yield result.view_as(result) if known else result
-
-
-def _check_gradient(id: int, tensor: torch.Tensor, gradient: torch.Tensor | None) -> None:
-    if gradient is None:
-        if tensor.numel() != 1:
-            raise InputError(
-                f"object {id} has shape {list(tensor.shape)}: a gradient of that shape is needed; "
-                "only for one element it can be left out"
-            )
-    elif gradient.shape != tensor.shape or gradient.dtype is not tensor.dtype:
-        raise InputError(
-            f"object {id}: expected a gradient of {tensor.dtype}{list(tensor.shape)}, "
-            f"got {gradient.dtype}{list(gradient.shape)}"
-        )
-
-
-def _leaves(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """The leaves of autograd's graph below a tensor, each once."""
-    if tensor.grad_fn is None:
-        return [tensor]
-    found: list[torch.Tensor] = []
-    stack: list[Any] = [tensor.grad_fn]
-    seen: set[Any] = set()
-    while stack:
-        function = stack.pop()
-        if function is None or function in seen:
-            continue
-        seen.add(function)
-        leaf = getattr(function, "variable", None)  # only AccumulateGrad, the function of a leaf, has one
-        if leaf is not None:
-            found.append(leaf)
-        stack.extend(below for below, _ in function.next_functions)
-    return found
-
-
-def _gradients(
-    tensor: torch.Tensor, leaves: Sequence[torch.Tensor], gradient: torch.Tensor | None, retain: bool
-) -> Sequence[torch.Tensor | None]:
-    """The gradient of each leaf; None where autograd found no path to it after all."""
-    seeds = None if gradient is None else [gradient]
-    return torch.autograd.grad([tensor], leaves, seeds, retain_graph=retain, allow_unused=True)
 
 
 def _check_state(body: Step, names: Sequence[str]) -> None:
@@ -388,11 +282,4 @@ def _pick(items: Sequence[_T], at: Sequence[int]) -> list[_T]:
     return [items[i] for i in at] if items else []
 
 
-HANDLERS: dict[type, Callable[..., Any]] = {
-    Apply: _apply,
-    Backward: _backward,
-    Grad: _grad,
-    ZeroGrad: _zero_grad,
-    RequireGrad: _require_grad,
-    Step: _step,
-}
+HANDLERS: dict[type, Callable[..., Any]] = {Apply: _apply, Step: _step}

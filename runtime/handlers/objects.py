@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from planc.errors import InputError
+from runtime.audit.touched import Left
 from runtime.call import Call, require_paired, require_unique
 from runtime.errors import PermissionDenied
 from runtime.messages import (
@@ -37,7 +38,9 @@ _PREVIEW = 16
 
 def _put(call: Call, body: Put) -> Done:
     call.require_new(item.id for item in body.items)
-    call.site.store.commit({item.id: _new(call, item) for item in body.items})
+    puts = {item.id: _new(call, item) for item in body.items}
+    call.touched.data.update(puts)
+    call.site.store.commit(puts)
     return Done()
 
 
@@ -45,8 +48,8 @@ def _get(call: Call, body: Get) -> Values:
     found = [(id, call.change(id) if body.delete else call.see(id)) for id in body.ids]
     for id, stored in found:
         if not isinstance(stored.value, Pointer):
-            call.require_having(call.client, stored.secrecy, f"object {id}")
-    items = tuple(_send_back(call, stored) for _, stored in found)
+            call.require_having(call.client, call.secrecy(stored), f"object {id}")
+    items = tuple(_send_back(call, id, stored) for id, stored in found)
     if body.delete:
         call.site.store.commit({}, set(body.ids))
     return Values(items)
@@ -62,7 +65,7 @@ def _copy(call: Call, body: Copy) -> Done:
         if isinstance(value, torch.Tensor):
             value = value.detach().clone().requires_grad_(value.requires_grad)
         # Tags stay with the original: a search finds it once.
-        puts[new_id] = Stored(value, call.client, (), source.description, source.secrecy)
+        puts[new_id] = Stored(value, call.client, (), source.description, call.secrecy(source))
     call.site.store.commit(puts)
     return Done()
 
@@ -84,7 +87,8 @@ def _list_all(call: Call, _body: List) -> Found:
 
 def _clear(call: Call, _body: Clear) -> Done:
     store = call.site.store
-    mine = [id for id in store if (stored := store.get(id)) is not None and call.owns(stored)]
+    mine = {id: stored for id in store if (stored := store.get(id)) is not None and call.owns(stored)}
+    call.touched.data.update(mine)
     store.commit({}, mine)
     return Done()
 
@@ -92,6 +96,7 @@ def _clear(call: Call, _body: Clear) -> Done:
 def _transfer(call: Call, body: Transfer) -> Done:
     """Put at the peer, and only when it acknowledged that drop the objects here."""
     require_paired(require_unique(body.ids), body.new_ids)
+    _require_way(call, body.to)
     store = call.site.store
     found = {id: (call.see(id) if body.keep else call.change(id)) for id in body.ids}
     if body.to == call.site.worker:
@@ -100,15 +105,30 @@ def _transfer(call: Call, body: Transfer) -> Done:
     items: list[PutItem] = []
     for (id, stored), new_id in zip(found.items(), body.new_ids, strict=True):
         if isinstance(stored.value, torch.Tensor):
-            call.require_having(body.to, stored.secrecy, f"object {id}")
+            call.require_having(body.to, call.secrecy(stored), f"object {id}")
             tensors.append(stored.value)
+            call.touched.left.append(Left(f"object {id}", stored.value, body.to))
         items.append(_item(new_id, stored, Slot(len(tensors) - 1), call.client))
+    call.log_leaving()
     with call.site.unlocked():
-        call.site.send(body.to, Put(tuple(items)), tensors)
+        call.site.send(body.to, Put(tuple(items)), tensors, call.request)
     if not body.keep:
         # Whoever replaced one meanwhile keeps what they put.
         store.commit({}, [id for id, stored in found.items() if store.get(id) is stored])
     return Done()
+
+
+def _require_way(call: Call, to: str) -> None:
+    """Check that objects may go there, and for this client."""
+    site, allowed = call.site, call.rights.move
+    if to == site.worker or (site.policy.may_send_to(to) and (allowed is None or to in allowed)):
+        return
+    known = site.policy.peers if allowed is None else allowed
+    raise PermissionDenied(
+        f"{call.client!r} may not have objects sent to {to!r}: the policy allows "
+        f"{', '.join(repr(name) for name in sorted(known or ())) or 'nobody'}; ask the owner of worker "
+        f"{site.worker!r}"
+    )
 
 
 def _rename(call: Call, body: Transfer, found: dict[int, Stored]) -> Done:
@@ -125,7 +145,7 @@ def _rename(call: Call, body: Transfer, found: dict[int, Stored]) -> Done:
 
 def _new(call: Call, item: PutItem) -> Stored:
     owner = item.owner or call.client
-    if not call.site.policy.may_put_for(call.client, owner):
+    if not call.site.policy.may_put_for(call.identity, owner, call.site.worker):
         raise PermissionDenied(f"{call.client!r} may not put objects in the name of {owner!r}")
     secrecy = Secrecy(True, item.derived, frozenset(item.allowed)) if item.private else PUBLIC
     value = item.value
@@ -155,8 +175,8 @@ def _item(id: int, stored: Stored, slot: Slot, client: str) -> PutItem:
     )
 
 
-def _send_back(call: Call, stored: Stored) -> Slot | Pointer:
-    return stored.value if isinstance(stored.value, Pointer) else call.attach(stored.value)
+def _send_back(call: Call, id: int, stored: Stored) -> Slot | Pointer:
+    return stored.value if isinstance(stored.value, Pointer) else call.attach(stored.value, f"object {id}")
 
 
 def _found(call: Call, ids: list[int]) -> Found:
@@ -169,7 +189,9 @@ def _info(call: Call, id: int, stored: Stored) -> ObjectInfo:
     if isinstance(value, Pointer):
         return ObjectInfo(id, None, (), stored.tags, stored.description, private, False, value, "")
     preview = ""
-    if value.numel() <= _PREVIEW and call.site.policy.may_have(call.client, stored.secrecy):
+    shown = call.rights.fetch.anything and call.site.policy.may_have(call.client, call.secrecy(stored))
+    if shown and value.numel() <= _PREVIEW:
+        call.touched.previews += 1
         preview = repr(value.detach().cpu())
     dtype = call.element_type(value)
     shape = tuple(value.shape)

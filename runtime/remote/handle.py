@@ -17,10 +17,12 @@ from runtime.channels.base import Connection
 from runtime.errors import RemoteInputError
 from runtime.messages import (
     Answer,
+    Apply,
     Backward,
     Body,
     Clear,
     Copy,
+    Done,
     FetchPlan,
     Found,
     Get,
@@ -38,16 +40,21 @@ from runtime.messages import (
     RequireGrad,
     Search,
     Slot,
+    Step,
+    Steps,
     Transfer,
     ZeroGrad,
 )
 from runtime.remote.pointer import RemotePointer
 from runtime.remote.recording import Pending
+from runtime.remote.releases import RELEASER
 from runtime.remote.tensor import RemoteTensor
 
 if TYPE_CHECKING:
     from runtime.remote.plan import RemotePlan
 
+_POSTED = (Apply, Backward, RequireGrad, Step, Steps, ZeroGrad)
+"""Messages that are answered by Done and whose results need not be there yet to be used."""
 # Ids must not meet those of other callers at the same worker: a random start, far from others, and a count.
 _ids = itertools.count((secrets.randbits(30) << 32) + 1)
 
@@ -70,6 +77,7 @@ class WorkerHandle:
         self.connection = connection
         self.pending_lock = threading.RLock()
         self._installed: set[str] = set()
+        RELEASER.watch(connection)
 
     @property
     def owner(self) -> WorkerHandle:
@@ -208,6 +216,10 @@ class WorkerHandle:
         self, tensor: RemoteTensor, gradient: torch.Tensor | RemoteTensor | None, retain: bool
     ) -> None:
         """See `RemoteTensor.backward`."""
+        if not tensor.requires_grad:
+            raise InputError(f"{tensor!r} does not require grad, nor does what it was computed from")
+        if gradient is None and tensor.numel() != 1:
+            raise InputError(f"expected a gradient for the elements of {tensor!r}: only one needs none")
         if gradient is None:
             self.request(Backward(tensor.id, None, retain))
         elif isinstance(gradient, RemoteTensor):
@@ -306,11 +318,16 @@ class WorkerHandle:
     def request(self, body: Body, tensors: Sequence[torch.Tensor] = ()) -> Answer:
         """Send one message and wait for its answer.
 
+        Over a network, eager operations are not waited for: an error of theirs is raised by a later message.
+
         Raises:
             WorkerError: what went wrong there.
         """
         if self.pending is not None:
             self.flush()
+        if type(body) in _POSTED:
+            self.connection.post(body, tensors)
+            return Done()
         return self.connection.call(body, tensors)[0]
 
     def values(self, body: Body, tensors: Sequence[torch.Tensor] = ()) -> list[torch.Tensor | Pointer]:
@@ -329,6 +346,15 @@ class WorkerHandle:
                 finally:
                     self.pending = None
                     pending.release(self.connection)
+
+    def settle(self) -> None:
+        """Wait until everything that was sent is done: eager operations over a network are not waited for.
+
+        Raises:
+            WorkerError: one of them went wrong; nothing that was sent behind it was applied.
+        """
+        self.flush()
+        self.connection.settle()
 
     def infos(self, body: Search | List) -> Sequence[ObjectInfo]:
         answer = self.request(body)
@@ -355,7 +381,7 @@ class WorkerHandle:
         return next(_ids)
 
     def release(self, id: int) -> None:
-        """Let the worker forget an object, with the next message that goes there."""
+        """Let the worker forget an object, with the next message there, or after a while without one."""
         pending = self.pending
         if pending is None:
             self.connection.release(id)
@@ -367,6 +393,7 @@ class WorkerHandle:
 
     def close(self) -> None:
         """Close the way to the worker."""
+        RELEASER.forget(self.connection)
         self.connection.close()
 
     def __repr__(self) -> str:

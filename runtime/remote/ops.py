@@ -151,9 +151,13 @@ def _check_writes(recipe: Recipe, operands: Sequence[Any]) -> None:
             raise InputError("a local tensor cannot be written in place with a remote value: get it first")
         if target.is_gradient or (target.view_base is not None and target.write_back is None):
             raise InputError(
-                "an operation in place on this view (a reshape, a view of a view, .grad) would not reach "
-                "the tensor "
-                "that it views: index that tensor itself, as in x[0, 1] += 1, or use x.zero_grad()"
+                "an operation in place on this view (a reshape, a transpose, .grad) would not reach the "
+                "tensor that it views: index that tensor itself, as in x[0, 1] += 1, or use x.zero_grad()"
+            )
+        if target.requires_grad and target.is_leaf and recording.current() is not None:
+            raise InputError(
+                "a leaf that requires grad cannot be changed in place while recording: its .grad would stay "
+                "behind. Do it outside of record(), or use a RemoteOptimizer, or planc.train_step"
             )
         if target.requires_grad and target.is_leaf and torch.is_grad_enabled():
             raise InputError(
@@ -172,8 +176,10 @@ def _write(recipe: Recipe, operands: Sequence[Any], values: dict[int, Any]) -> N
             target.location.require_grad([target], True)
         values[index] = target  # in-place methods return it
         base = target.view_base[0]() if target.view_base is not None else None
+        shown = base if target.view_of is None else target.view_of
+        if shown is not None:
+            target.write_back(shown, target)  # which, if it is a view, goes on to what it views
         if base is not None:
-            target.write_back(base, target)
             target.view_base = (weakref.ref(base), base.version)
 
 
@@ -194,8 +200,10 @@ def _set_whole(base: RemoteTensor, view: RemoteTensor) -> None:
 
 def _mark_view(view: RemoteTensor, operand: RemoteTensor, way_back: WayBack | None) -> None:
     """Remember whose memory a view shows: it is of no use when that was changed."""
+    nested = operand.view_base is not None
     view.view_base = operand.view_base or (weakref.ref(operand), operand.version)
-    view.write_back = way_back if operand.view_base is None else None
+    view.view_of = operand if nested else None
+    view.write_back = None if nested and operand.write_back is None else way_back
 
 
 __all__ = ["call", "one_worker"]

@@ -15,6 +15,7 @@ from planc.plans import Plan
 from runtime.errors import WrongWorker
 from runtime.messages import Drop, Handle, Keep, Return, Run, Slot, Update
 from runtime.remote.background import background
+from runtime.remote.rows import RowsTensor, lazy_rows, on_rows
 from runtime.remote.tensor import RemoteTensor
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class RemotePlan:
         self.location = location
         self.state = dict(state)
         self._bound: dict[tuple[TensorType, ...], dict[str, int]] = {}
+        self._bound_on_rows: dict[tuple[TensorType, ...], dict[str, int]] = {}
 
     @classmethod
     def place(cls, plan: Plan, worker: WorkerHandle) -> RemotePlan:
@@ -76,6 +78,7 @@ class RemotePlan:
             InputError: arguments that do not fit the plan.
             WorkerError: the run failed there; nothing there has changed.
         """
+        self, args = self._with_rows(args)
         inputs, tensors, types = self._inputs(args, {})
         bindings = self._bind(types)
         results = self.plan.graph.results()
@@ -96,6 +99,7 @@ class RemotePlan:
 
     def fetch(self, *args: Any) -> Any:
         """As a call, but the results come back in the reply: still one message."""
+        self, args = self._with_rows(args)
         inputs, tensors, types = self._inputs(args, {})
         self._bind(types)
         run = Run(self.id, inputs, (Return(),) * len(self.plan.graph.results()))
@@ -103,6 +107,7 @@ class RemotePlan:
 
     def evaluate(self, *args: Any) -> Any:
         """As `fetch`, but the state at the worker stays as it is."""
+        self, args = self._with_rows(args)
         inputs, tensors, types = self._inputs(args, {})
         self._bind(types)
         graph = self.plan.graph
@@ -176,6 +181,25 @@ class RemotePlan:
         paths = list(self.state)
         tensors = self.location.fetch([self.state[path].id for path in paths], delete=False)
         return self.plan.with_state(dict(zip(paths, tensors, strict=True)))
+
+    def _with_rows(self, args: tuple[Any, ...]) -> tuple[RemotePlan, tuple[Any, ...]]:
+        """What to call, and with what: where a batch was not taken yet, a plan that takes its rows itself."""
+        leaves = self.plan.flatten_arguments(args)
+        rows = lazy_rows(leaves)
+        if rows is None:
+            return self, args
+        found = {
+            i: leaf.whole
+            for i, leaf in enumerate(leaves)
+            if isinstance(leaf, RowsTensor) and leaf.rows is rows and leaf.location is self.location
+        }
+        plan = on_rows(self.plan, tuple(found)) if found else None
+        if plan is None:
+            return self, args
+        self.location.install(plan)
+        twin = RemotePlan(plan, self.location, self.state)
+        twin._bound = self._bound_on_rows
+        return twin, (*(found.get(i, leaf) for i, leaf in enumerate(leaves)), rows.index)
 
     def _differentiates(self, args: tuple[Any, ...]) -> bool:
         if not torch.is_grad_enabled() or any(p.role is Role.PARAMETER for p in self.plan.graph.updates()):

@@ -28,8 +28,8 @@ class RemoteTensor(HasType):
     `copy_here`.
 
     Operations in place give the handle a new value. Views do not follow: one refuses to be used when the
-    tensor that it views was changed in place. An index and ``.data`` may be changed in place, and write to
-    what they view.
+    tensor that it views was changed in place. An index (of an index, too) and ``.data`` may be changed in
+    place, and write to what they view.
 
     When the last handle dies, the tensor at the worker is freed, with the next message that goes there.
 
@@ -49,6 +49,7 @@ class RemoteTensor(HasType):
     _gone = False
     is_gradient = False
     view_base: tuple[weakref.ref[RemoteTensor], int] | None = None
+    view_of: RemoteTensor | None = None
     write_back: ops.WayBack | None = None
     version = 0
 

@@ -21,6 +21,11 @@ _lock = threading.Lock()
 _me: VirtualWorker | None = None
 
 
+def join(worker: Worker, client: str) -> Connection:
+    """The connection of a client to a worker in this process."""
+    return Connection(InProcessChannel(worker), client)
+
+
 class _ByName:
     """A channel to the virtual worker that has a name now: a new one takes the place of an older."""
 
@@ -37,7 +42,8 @@ class _ByName:
         """There is nothing to close."""
 
 
-def _peer(id: str) -> Channel:
+def peer(_own: str, id: str) -> Channel:
+    """The way from one virtual worker to another."""
     return _ByName(id)
 
 
@@ -69,14 +75,14 @@ class VirtualWorker(WorkerHandle):
         policy: Policy | None = None,
         client: str = ME,
     ) -> None:
-        self.worker = Worker(id, device, peers=_peer, limits=limits, policy=policy)
+        self.worker = Worker(id, device, peers=lambda to: peer(id, to), limits=limits, policy=policy)
         with _lock:
             _known[id] = self.worker
-        super().__init__(id, Connection(InProcessChannel(self.worker), client))
+        super().__init__(id, join(self.worker, client))
 
     def as_client(self, client: str) -> WorkerHandle:
         """The same worker as another client sees it."""
-        return WorkerHandle(self.id, Connection(InProcessChannel(self.worker), client))
+        return WorkerHandle(self.id, join(self.worker, client))
 
     def __repr__(self) -> str:
         return f"<VirtualWorker id:{self.id} #objects:{len(self.worker)}>"

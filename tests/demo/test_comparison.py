@@ -34,8 +34,8 @@ def test_messages_of_each_way(
     messages = {key: way.figures.messages for key, way in found.items()}
     assert list(messages) == ["local", "eager", "batch", "round"]
     assert messages["local"] == 0
-    # A batch: take its rows, run the step. A worker: place the model before, fetch it after.
-    assert messages["batch"] == 2 * BATCHES + 2 * WORKERS
+    # A batch: run the step, which takes its rows. A worker: place the model before, fetch it after.
+    assert messages["batch"] == BATCHES + 2 * WORKERS
     assert messages["round"] == WORKERS
     assert messages["eager"] > 15 * BATCHES
     assert messages["eager"] % BATCHES == 0

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from runtime.demo import mnist
+from tests.network.fixtures import channel  # noqa: F401
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(path.stem for path in EXAMPLES.glob("t*_*.py"))
@@ -40,7 +41,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_it_prints_what_its_comments_say(name: str, run: Run) -> None:
+def test_it_prints_what_its_comments_say(name: str, run: Run, channel: str) -> None:  # noqa: F811
     printed = run(name)
     assert printed
     shown = re.findall(r"# -> (.*)$", (EXAMPLES / f"{name}.py").read_text(encoding="utf-8"), re.MULTILINE)

@@ -14,6 +14,7 @@ import planc
 from planc.errors import InputError, NotBuiltError
 from runtime import RemoteTensor, VirtualWorker, count_messages
 from runtime.errors import ObjectNotFound
+from tests.network.fixtures import settled
 
 
 @pytest.fixture
@@ -207,4 +208,4 @@ def test_a_missing_object_is_a_clear_error(bob: VirtualWorker) -> None:
     x.get()
     for use in (x.get, x.copy_here, lambda: x + 1, x.copy):
         with pytest.raises(ObjectNotFound, match=f"'bob'.*{x.id}"):
-            use()
+            settled(bob, use)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from planc.errors import InputError
 from runtime import VirtualWorker, count_messages
+from tests.network.fixtures import settled
 
 
 def test_gradients_are_torchs(bob: VirtualWorker) -> None:
@@ -119,7 +120,7 @@ def test_retain_graph(bob: VirtualWorker) -> None:
     assert grad is not None
     assert grad.get().tolist() == [4.0] * 3
     with pytest.raises(Exception, match="retain"):
-        loss.backward()
+        settled(bob, loss.backward)
 
 
 def test_requires_grad_is_known_and_settable(bob: VirtualWorker) -> None:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
+import planc
+import runtime
 from planc.errors import DataError
 from runtime import FederatedDataLoader, FederatedDataset, VirtualWorker, count_messages, federate
 from runtime.errors import PermissionDenied, WrongWorker
@@ -104,7 +106,11 @@ def test_a_batch_is_one_message(prefetch: int, bob: VirtualWorker, alice: Virtua
     with count_messages() as sent:
         for x, y in loader:
             assert len(x) == len(y)
-    assert sent.by_kind == {"Run": 6}
+    assert sent.by_kind == ({"Run": 6} if prefetch else {})  # without, a batch that is not used costs nothing
+    with count_messages() as sent:
+        for x, y in loader:
+            _ = (x + 1, y + 1, x * 2)
+    assert sent.by_kind == {"Run": 6, "Apply": 18}
     assert rows_of(loader) == [
         ("bob", [0, 1]),
         ("bob", [2, 3]),
@@ -113,6 +119,31 @@ def test_a_batch_is_one_message(prefetch: int, bob: VirtualWorker, alice: Virtua
         ("alice", [7, 8]),
         ("alice", [9]),
     ]
+
+
+def test_a_plan_takes_the_rows_of_its_batch_itself(bob: VirtualWorker) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Linear(3, 3)
+    loss = torch.nn.functional.cross_entropy
+    step = planc.train_step(net, loss, torch.optim.SGD(net.parameters(), lr=0.1), X[:3], Y[:3])
+    twin, remote = step.with_state({}), step.send(bob)
+    loader = FederatedDataLoader(federate((X, Y), (bob,)), 4)
+    counts = []
+    for number, (x, y) in enumerate(loader):
+        with count_messages() as sent:
+            got = remote(x, y)
+        counts.append(sent.messages)
+        rows = slice(4 * number, 4 * number + 4)
+        assert torch.equal(got.get(), twin(X[rows], Y[rows]))
+    assert counts == [2, 1, 1]  # the first sends the plan
+    with count_messages() as sent:
+        total = x.sum()
+        assert remote.fetch(x, y).shape == remote.evaluate(x, y).shape == ()
+    assert sent.by_kind == {"Run": 3, "Apply": 1}  # the batch was taken for the sum, and is there now
+    assert total.get() == X[8:].sum()
+    with runtime.record():
+        sums = [x.sum() + y.sum() for x, y in loader]
+    assert [s.get().item() for s in sums] == [X[i : i + 4].sum() + Y[i : i + 4].sum() for i in (0, 4, 8)]
 
 
 def test_orders_of_the_loader(bob: VirtualWorker, alice: VirtualWorker) -> None:

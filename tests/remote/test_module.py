@@ -53,6 +53,41 @@ NETS: dict[str, tuple[Any, torch.Tensor]] = {
 }
 
 
+class Recurrent(nn.Module):
+    """The outputs of a recurrent layer and its last state, side by side."""
+
+    def __init__(self, cls: Any, **options: Any) -> None:
+        super().__init__()
+        self.layer = cls(4, 3, **options)
+
+    def forward(self, x: Any) -> Any:
+        out, last = self.layer(x)
+        states = last if isinstance(last, tuple) else (last,)
+        return torch.cat([out.flatten(), *(state.flatten() for state in states)])
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x: Any) -> Any:
+        out, weights = self.attention(x, x, x)
+        return torch.cat([out.flatten(), weights.flatten()])
+
+
+NETS |= {
+    "lstm": (lambda: Recurrent(nn.LSTM), torch.randn(3, 2, 4)),
+    "gru": (lambda: Recurrent(nn.GRU, batch_first=True), torch.randn(2, 3, 4)),
+    "rnn": (lambda: Recurrent(nn.RNN, bidirectional=True, num_layers=2), torch.randn(2, 2, 4)),
+    "attention": (Attending, torch.randn(2, 3, 4)),
+    "transformer": (
+        lambda: nn.TransformerEncoderLayer(4, 2, 6, dropout=0.0, batch_first=True),
+        torch.randn(2, 3, 4),
+    ),
+}
+
+
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("train", [True, False])
 def test_a_module_computes_and_differentiates_as_the_local_one(

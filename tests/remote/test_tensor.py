@@ -15,6 +15,7 @@ from planc.errors import CaptureError, InputError, UnsupportedOpError
 from runtime import RemotePointer, RemoteTensor, VirtualWorker, count_messages, me
 from runtime.errors import ObjectNotFound, WorkerError, WrongWorker
 from runtime.remote import RemoteValueError
+from tests.network.fixtures import settled
 
 X = torch.tensor([[1.0, 2, 3], [4, 5, 6]])
 
@@ -260,7 +261,7 @@ def test_errors_name_the_worker_and_the_operation(bob: VirtualWorker) -> None:
     x = bob.send(X)
     index = bob.send(torch.tensor([7]))
     with pytest.raises(WorkerError, match=r"'bob'.*index_select"):
-        x.index_select(0, index)
+        settled(bob, lambda: x.index_select(0, index))
     with pytest.raises(CaptureError):
         x @ x
     with pytest.raises(InputError, match="out of range for dim 1 of size 3"):
@@ -286,6 +287,27 @@ def test_views_know_when_they_are_stale(bob: VirtualWorker) -> None:
     assert torch.equal((row + 0).get(), X[0] + 1)
     with pytest.raises(InputError, match="take the view again"):
         flat + 1
+
+
+def test_an_index_of_an_index_reaches_the_tensor(bob: VirtualWorker) -> None:
+    local = X.clone()
+    x = bob.send(X)
+    for t in (local, x):
+        t[0][1] += 1
+        t[1:][0][1:] *= 3
+        row = t[1]
+        one = row[0]
+        one.add_(5)
+        row.mul_(2)  # and not: "take the view again"
+        t[0][1:][0] = 7
+    assert torch.equal(x.copy_here(), local)
+    part = x[0].reshape(-1)[0]
+    with pytest.raises(InputError, match="reshape"):
+        part.add_(1)
+    one = x[0][1]
+    x.add_(1)
+    with pytest.raises(InputError, match="take the view again"):
+        one.add_(1)
 
 
 def test_random_operations_follow_torchs_seed(bob: VirtualWorker) -> None:

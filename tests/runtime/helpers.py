@@ -11,8 +11,9 @@ from planc.ir import DimVar, DType, Graph, Role, TensorType, sym
 from planc.ir.builder import GraphBuilder
 from planc.ir.constants import digest
 from planc.ops import node
-from runtime.channels import Connection, InProcessChannel
+from runtime.channels import Connection
 from runtime.messages import Get, Handle, Install, Put, PutItem, Slot
+from runtime.remote import virtual
 from runtime.worker import Worker
 
 F32 = DType.F32
@@ -20,7 +21,7 @@ _ids = itertools.count(1000)
 
 
 def connect(worker: Worker, client: str = "me") -> Connection:
-    return Connection(InProcessChannel(worker), client)
+    return virtual.join(worker, client)
 
 
 def put(connection: Connection, tensor: torch.Tensor, **options: object) -> int:

@@ -37,6 +37,7 @@ from runtime.messages import (
     ZeroGrad,
 )
 from runtime.worker import Worker, WorkerLimits
+from tests.network.fixtures import channel, over_every_channel  # noqa: F401
 from tests.runtime.helpers import connect, get, handles, new_id, put, state_of
 
 

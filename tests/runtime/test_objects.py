@@ -32,6 +32,7 @@ from runtime.messages import (
 from runtime.policy import Policy
 from runtime.wire import encode
 from runtime.worker import Worker, WorkerLimits
+from tests.network.fixtures import channel, over_every_channel  # noqa: F401
 from tests.runtime.helpers import connect, get, new_id, put, state_of
 
 
@@ -247,7 +248,7 @@ def test_only_peers_may_put_for_others_where_the_policy_names_them() -> None:
     item = PutItem(1, Slot(0), owner="me")
     with pytest.raises(PermissionDenied):
         connect(bob, "eve").call(Put((item,)), [torch.ones(1)])
-    connect(bob, "alice").call(Put((item,)), [torch.ones(1)])
+    Connection(InProcessChannel(bob), "alice").call(Put((item,)), [torch.ones(1)])
     assert found(connect(bob, "me")) == [1]
 
 
@@ -265,10 +266,10 @@ def test_releases_ride_on_the_next_request_and_are_applied_first() -> None:
 
 def test_releases_are_not_lost_with_a_lost_connection() -> None:
     bob = Worker("bob")
-    channel = InProcessChannel(bob)
-    me = Connection(channel, "me")
+    way = InProcessChannel(bob)
+    me = Connection(way, "me")
     id = put(me, torch.zeros(2))
-    channel.close()
+    way.close()
     me.release(id)
     with pytest.raises(ConnectionLost):
         me.call(List())

@@ -38,6 +38,7 @@ from runtime.messages import (
     Update,
 )
 from runtime.worker import Worker, WorkerLimits
+from tests.network.fixtures import channel, over_every_channel  # noqa: F401
 from tests.runtime.helpers import (
     adding,
     connect,

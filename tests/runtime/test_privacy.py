@@ -8,6 +8,7 @@ import torch
 from planc.errors import PlancError
 from runtime.channels import Connection, InProcessChannel
 from runtime.errors import PermissionDenied, RemoteExecutionError
+from runtime.identity import Identity
 from runtime.messages import (
     Apply,
     Backward,
@@ -28,6 +29,7 @@ from runtime.messages import (
 )
 from runtime.policy import PUBLIC, Secrecy, derive, derive_approved
 from runtime.worker import Worker
+from tests.network.fixtures import channel, over_every_channel  # noqa: F401
 from tests.runtime.helpers import (
     adding,
     connect,
@@ -174,8 +176,19 @@ def test_a_private_gradient_makes_private_gradients(me: Connection) -> None:
     hidden(me, gradient)
 
 
+def test_a_second_backward_pass_of_a_private_loss_is_refused(me: Connection) -> None:
+    """As that of a public one: it is said before it could fail, since a failure would not be told."""
+    x, w = put(me, secret(), private=True), put(me, torch.ones(3), requires_grad=True)
+    loss = new_id()
+    me.call(Apply("aten.dot", handles(w, x), {}, (loss,)))
+    me.call(Backward(loss, retain=True))
+    me.call(Backward(loss))
+    with pytest.raises(RemoteExecutionError, match="retain=True"):
+        me.call(Backward(loss))
+
+
 def test_errors_hold_no_elements(bob: Worker, me: Connection) -> None:
-    index = put(me, torch.tensor([31337, 0]), private=True)
+    index = put(me, torch.tensor([31337, 0]))
     table, w = put(me, torch.ones(2)), put(me, torch.ones(2))
     before = state_of(bob)
     with pytest.raises(RemoteExecutionError) as eager:
@@ -228,12 +241,12 @@ def test_nothing_but_the_flags_of_private_objects_is_in_any_reply(bob: Worker, m
     worker_bytes = bytearray()
     answer = bob.handle_frame
 
-    def listening(frame: bytearray) -> bytearray:
-        reply = answer(frame)
+    def listening(frame: bytearray, identity: Identity | None = None) -> bytearray:
+        reply = answer(frame, identity)
         worker_bytes.extend(reply)
         return reply
 
-    bob.handle_frame = listening  # type: ignore[method-assign]
+    bob.handle_frame = bob.handle_large_frame = listening  # type: ignore[method-assign]
     plan = install(me, identity())
     for body in (
         Get((x,)),
