@@ -62,6 +62,10 @@ def images(rows: int) -> Batch:
     return torch.randn(rows, 3, 64, 64), torch.randint(CLASSES, (rows,))
 
 
+def large_images(size: int) -> Callable[[int], Batch]:
+    return lambda rows: (torch.randn(rows, 3, size, size), torch.randint(CLASSES, (rows,)))
+
+
 def sequences(rows: int) -> Batch:
     return torch.randn(rows, 7, 16), torch.randint(CLASSES, (rows,))
 
@@ -124,12 +128,41 @@ class Translating(nn.Module):
         return self.out(self.core(source, source.flip(1), tgt_mask=mask)[:, -1])
 
 
-def _vision(name: str, **options: Any) -> Entry:
+def _vision(name: str, batch: Callable[[int], Batch] = images, **options: Any) -> Entry:
     def make() -> nn.Module:
-        models: Any = import_torchvision().models
-        return models.get_model(name, num_classes=CLASSES, **options)
+        return _models().get_model(name, num_classes=CLASSES, **options)
 
-    return Entry(make, images)
+    return Entry(make, batch)
+
+
+def _models() -> Any:
+    return import_torchvision().models
+
+
+def _convnext() -> nn.Module:
+    block = _models().convnext.CNBlockConfig
+    stages = [block(24, 48, 1), block(48, 96, 1), block(96, 192, 1), block(192, None, 1)]
+    return _models().ConvNeXt(stages, num_classes=CLASSES)
+
+
+def _swin(**options: Any) -> nn.Module:
+    """A Swin transformer of two stages, of one block and of two: the second's windows are shifted."""
+    return _models().SwinTransformer(
+        [4, 4], 24, [1, 2], [2, 2], [7, 7], stochastic_depth_prob=0.0, num_classes=CLASSES, **options
+    )
+
+
+def _swin_v2() -> nn.Module:
+    swin = _models().swin_transformer
+    return _swin(block=swin.SwinTransformerBlockV2, downsample_layer=swin.PatchMergingV2)
+
+
+def _densenet() -> nn.Module:
+    return _models().DenseNet(8, (2, 2, 2, 2), 16, num_classes=CLASSES)
+
+
+def _maxvit() -> nn.Module:
+    return _models().MaxVit((64, 64), 16, 4, [16, 32], [1, 1], 8, 0.0, num_classes=CLASSES)
 
 
 ZOO: dict[str, Entry] = {
@@ -159,6 +192,17 @@ ZOO: dict[str, Entry] = {
     "swin_v2_t": _vision("swin_v2_t"),
     "mobilenet_v3_large": _vision("mobilenet_v3_large"),
     "densenet121": _vision("densenet121"),
+    "resnext50_32x4d": _vision("resnext50_32x4d"),
+    "wide_resnet50_2": _vision("wide_resnet50_2"),
+    "googlenet": _vision("googlenet", aux_logits=False, init_weights=False),
+    "inception_v3": _vision("inception_v3", large_images(96), aux_logits=False, init_weights=False),
+    "efficientnet_v2_s": _vision("efficientnet_v2_s"),
+    "maxvit_t": _vision("maxvit_t", large_images(224)),
+    "convnext, 4 blocks": Entry(_convnext, images),
+    "swin, 3 blocks": Entry(_swin, images),
+    "swin v2, 3 blocks": Entry(_swin_v2, images),
+    "densenet, 8 layers": Entry(_densenet, images),
+    "maxvit, 2 blocks": Entry(_maxvit, images),
 }
 
 

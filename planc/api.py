@@ -83,7 +83,7 @@ def train_step(
         module: its parameters as they are now are where the plan starts; the module itself is not changed.
         loss_fn: called as ``loss_fn(module(*inputs), *targets)``; returns the loss (a scalar), a tuple whose
             first entry it is, or a dict with the key ``"loss"``.
-        optimizer: ``SGD``, ``Adam`` or ``AdamW`` of torch.optim over parameters of ``module``.
+        optimizer: one of torch.optim, except ``LBFGS`` and ``SparseAdam``, over parameters of ``module``.
         *example_inputs: the inputs, then the targets.
         targets: how many of them are targets.
         lr_input: take the learning rate as the last argument, an ``f64[]`` (or a number) in place of the

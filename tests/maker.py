@@ -10,6 +10,7 @@ from planc.errors import TypeCheckError
 from planc.ir import Attribute, Dim, DimVar, Graph, Operand, Role, TensorType, Value, sym
 from planc.ir.builder import GraphBuilder
 from planc.ir.dims import evaluate
+from planc.ir.facts import knowing
 from planc.ir.structure import Fixed, Leaf, Sequence, Tree
 from planc.ir.structure import Mapping as Keyed
 from planc.ops import node
@@ -45,8 +46,10 @@ class Maker:
 
     def add(self, op: str, *operands: Operand, **attrs: Attribute) -> tuple[Value, ...]:
         """The results of a new node; nothing where the op does not take these operands."""
+        subplans = tuple(self.builder.subplans)
         try:
-            made = node(op, operands, attrs, self.builder.next_index, subplans=tuple(self.builder.subplans))
+            with knowing(self.builder.dims):
+                made = node(op, operands, attrs, self.builder.next_index, subplans=subplans)
         except TypeCheckError:
             return ()
         if not all(self._is_reasonable(result.type) for result in made.results):

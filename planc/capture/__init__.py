@@ -4,6 +4,7 @@ from planc.capture.clipping import GradTransform, clip_grad_norm, clip_grad_valu
 from planc.capture.epoch import KEY, epoch
 from planc.capture.exported import load_exported
 from planc.capture.gradient import differentiate
+from planc.capture.optimizer_plan import optimizer_update
 from planc.capture.step import StepOptions, train_step
 from planc.capture.trace import Captured, Options, trace
 from planc.ops.randomness import make_key
@@ -20,6 +21,7 @@ __all__ = [
     "epoch",
     "load_exported",
     "make_key",
+    "optimizer_update",
     "trace",
     "train_step",
 ]

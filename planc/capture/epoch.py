@@ -11,6 +11,7 @@ from planc.errors import PlanError
 from planc.ir import DimVar, Graph, Input, Output, Role, TensorType, Value, sym
 from planc.ir.builder import GraphBuilder
 from planc.ir.inline import inline
+from planc.ir.rewrite import unified
 from planc.ops import node
 from planc.ops.randomness import KEY_TYPE
 
@@ -38,6 +39,7 @@ def epoch(
     """
     if batch_size < 1 or epochs < 1:
         raise PlanError(f"batch_size and epochs must be at least 1, got {batch_size} and {epochs}")
+    step = unified(step)  # data of equally many rows by a relation have one dim for them
     batch = batch_dim(step)
     if not batch.lo <= batch_size <= batch.hi:
         raise PlanError(

@@ -25,7 +25,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from planc.capture.dynamic import DynamicDims, stretched
-from planc.capture.location import is_hidden, location_at, noting_locations, pointing, users_line
+from planc.capture.location import AfterCall, is_hidden, location_at, noting_locations, pointing, users_line
 from planc.capture.refusals import VALUE_NEEDED
 from planc.errors import CaptureError, PlancError
 from planc.ir import Location
@@ -58,7 +58,7 @@ def quiet() -> Generator[None]:
             logger.setLevel(level)
 
 
-_alone = threading.RLock()
+alone = threading.RLock()
 """Tracing patches torch for the whole process: two at once spoil each other, and all that come after."""
 
 
@@ -67,8 +67,11 @@ def export(
     examples: Sequence[torch.Tensor],
     dynamic: DynamicDims,
     progress: Progress | None = None,
+    watch: AfterCall | None = None,
 ) -> ExportedProgram:
     """Trace ``function`` over flat tensors; dims named by ``dynamic`` stay open, all others are fixed.
+
+    ``watch`` is told of every call of torch that the code makes while it is traced.
 
     Returns:
         The exported program, whose user inputs are ``examples`` in order.
@@ -92,12 +95,14 @@ def export(
         symbols.note(flat)
         return function(*flat)
 
-    def after_call(frame: FrameType | None) -> None:
+    def after_call(frame: FrameType, func: Any, args: tuple[Any, ...], result: Any) -> None:
         stages.count()
         symbols.watch(frame)
+        if watch is not None:
+            watch(frame, func, args, result)
 
     try:
-        with _alone, quiet():
+        with alone, quiet():
             stages.begin("tracing")
             # oneDNN has layers of its own (a whole LSTM is one), which only its own kernels know.
             with noting_locations(after_call), torch.backends.mkldnn.flags(enabled=False):

@@ -18,7 +18,7 @@ from planc.capture.importer import Entry, Importer, Port
 from planc.capture.rules import RULES
 from planc.capture.symbols import to_dim
 from planc.errors import CaptureError
-from planc.ir import Dim, DimExpr, Graph, Node, Role, TensorType, Value, sym
+from planc.ir import Dim, DimExpr, DimVar, Graph, Node, Role, TensorType, Value, sym
 from planc.ir.builder import GraphBuilder, map_operand
 from planc.ir.dims import evaluate, show
 from planc.ops import Trait, lookup, node
@@ -41,7 +41,7 @@ def differentiate(forward: Graph, wrt: Sequence[Value]) -> Derivative:
     _check(forward, outermost=True)
     names = [var.name for var in forward.dims]
     inputs = [port.value.type for port in forward.inputs]
-    dims = _TraceDims.of(names, inputs)
+    dims = _TraceDims.of(forward.dims, inputs)
     sizes = dims.trace_sizes(())
     examples = [torch.zeros(sizes[name]) for name in names]
     examples += [torch.zeros(t.at(sizes), dtype=t.dtype.torch) for t in inputs]
@@ -87,7 +87,7 @@ def _check(graph: Graph, outermost: bool) -> None:
 class _TraceDims(DynamicDims):
     """Every dim of the inputs that is no number stays open, whether it is a name or an expression of names.
 
-    Ranges play no part: the ops of the table mean the same at every size.
+    Ranges count: a slice means the same at all sizes in them, and need not at others.
     """
 
     dims: Mapping[str, Dim] = field(default_factory=dict[str, Dim])
@@ -95,18 +95,29 @@ class _TraceDims(DynamicDims):
     fixed: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, names: Sequence[str], inputs: Sequence[TensorType]) -> _TraceDims:
-        dims: dict[str, Dim] = {name: sym(name) for name in names}
-        open_dims = [{0: name} for name in names]
+    def of(cls, variables: Sequence[DimVar], inputs: Sequence[TensorType]) -> _TraceDims:
+        dims: dict[str, Dim] = {var.name: sym(var.name) for var in variables}
+        open_dims = [{0: var.name} for var in variables]
         for t in inputs:
             open_dims.append({i: show(d) for i, d in enumerate(t.shape) if isinstance(d, DimExpr)})
             dims.update((show(d), d) for d in t.shape if isinstance(d, DimExpr))
         fixed = {d for t in inputs for d in t.shape if isinstance(d, int)}
-        return cls(tuple(open_dims), {}, dims, frozenset(fixed))
+        ranges = {var.name: (var.lo, var.hi) for var in variables}
+        return cls(tuple(open_dims), ranges, dims, frozenset(fixed))
 
     def trace_sizes(self, taken: Iterable[int]) -> dict[str, int]:
-        """Sizes for names at which no two different dims of the inputs are equal by accident."""
-        bare = DynamicDims(tuple({0: name} for name, dim in self.dims.items() if dim == sym(name)))
+        """Sizes for names at which no two different dims of the inputs are equal by accident.
+
+        They are in their ranges, unless these are so narrow that no such sizes are.
+        """
+        try:
+            return self._sizes(self.ranges)
+        except CaptureError:
+            return self._sizes({})
+
+    def _sizes(self, ranges: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+        names = [name for name, dim in self.dims.items() if dim == sym(name)]
+        bare = DynamicDims(tuple({0: name} for name in names), ranges)
         used = set(self.fixed) | {0, 1}
         while True:
             sizes = bare.trace_sizes(used)

@@ -20,6 +20,7 @@ from planc.errors import CaptureError, TypeCheckError, UnsupportedOpError
 from planc.ir import Attribute, Dim, DimVar, DType, Operand, Role, TensorType, Value, from_torch, sym, type_of
 from planc.ir.builder import GraphBuilder
 from planc.ir.constants import digest
+from planc.ir.facts import knowing
 from planc.ops import Kind, OpDef, Param, for_target, node
 from planc.ops.randomness import KEY_TYPE
 
@@ -95,14 +96,15 @@ class Importer:
         nodes = [n for n in program.graph.nodes if n.op != "placeholder"]
         draws = sum(target_of(n) in random_targets for n in nodes)
         self._inputs(ports, extra, dim_names, ranges, draws)
-        for n in nodes:
-            self._location = location_of(n.meta)
-            if n.op == "call_function":
-                self._env[n] = self._import(n)
-            elif n.op == "output":
-                self._outputs(n)
-            else:
-                raise CaptureError(f"unexpected {n.op} node {n.name} in the exported graph")
+        with knowing(self.builder.dims):
+            for n in nodes:
+                self._location = location_of(n.meta)
+                if n.op == "call_function":
+                    self._env[n] = self._import(n)
+                elif n.op == "output":
+                    self._outputs(n)
+                else:
+                    raise CaptureError(f"unexpected {n.op} node {n.name} in the exported graph")
 
     def value(self, role: Role, path: str) -> Value:
         """The input of this role and path."""
@@ -185,7 +187,9 @@ class Importer:
             self.builder.input(port.name, port.type, port.role, port.path)
         key = self.builder.input("rng", KEY_TYPE, Role.KEY) if draws else None
         for n, spec in zip(placeholders, specs, strict=True):
-            if spec.kind is not InputKind.USER_INPUT:
+            if spec.kind is InputKind.TOKEN:
+                self._env[n] = None  # of an operation with effects, which is refused where it comes
+            elif spec.kind is not InputKind.USER_INPUT:
                 self._env[n] = self._constant(str(spec.target))
         if key is not None:
             self.key, *self._keys = self.emit_all("random.split", key, count=draws + 1)
@@ -246,6 +250,8 @@ class Importer:
         target = target_of(n)
         if target == "getitem":
             return self._env[n.args[0]][n.args[1]]  # pyright: ignore[reportArgumentType]
+        if target == "with_effects":
+            raise UnsupportedOpError(pointing(unsupported(str(n.args[1])), self._location))
         arguments = _named_arguments(n)
         try:
             rule = self._rules.get(target)

@@ -1,4 +1,4 @@
-"""torch.optim optimizers as optimizer ops: one entry a class. Updates are ops, not traced code."""
+"""torch.optim optimizers as optimizer ops: one entry a class; others are traced, see `tracing_updates`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import optim
 
+from planc.capture.tracing_updates import TracedUpdate
 from planc.errors import CaptureError
-from planc.ir import Attribute
+from planc.ir import Attribute, Value
+from planc.ir.builder import GraphBuilder
+from planc.ops import node
 
 States = Sequence[Mapping[str, Any]]
 """What the optimizer holds for each parameter of a group so far."""
@@ -28,6 +31,34 @@ class Update:
     lr: float
     attrs: Mapping[str, Attribute]
     slots: Sequence[tuple[str, Callable[[torch.Tensor], torch.Tensor]] | None]
+
+    def names_of(self, parameter: torch.Tensor) -> list[str]:
+        """The names of the state tensors of a parameter, in order."""
+        return [slot[0] for slot in self.slots if slot is not None]
+
+    def state_of(self, parameter: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The state of a parameter before its first update."""
+        return {slot[0]: slot[1](parameter) for slot in self.slots if slot is not None}
+
+    def emit(
+        self,
+        builder: GraphBuilder,
+        parameters: Sequence[Value],
+        grads: Sequence[Value],
+        states: Sequence[Mapping[str, Value]],
+        lr: Value | float,
+    ) -> list[tuple[Value, dict[str, Value]]]:
+        """Append the update of all parameters as one node; returns new parameters and states."""
+        columns = [() if slot is None else tuple(state[slot[0]] for state in states) for slot in self.slots]
+        operands = (tuple(parameters), tuple(grads), *columns, lr)
+        results = iter(builder.add(node(self.op, operands, self.attrs, builder.next_index)))
+        new = [next(results) for _ in parameters]
+        made: list[dict[str, Value]] = [{} for _ in parameters]
+        for slot in self.slots:
+            if slot is not None:
+                for state in made:
+                    state[slot[0]] = next(results)
+        return list(zip(new, made, strict=True))
 
 
 def _zeros(parameter: torch.Tensor) -> torch.Tensor:
@@ -112,3 +143,14 @@ def update_of(optimizer: optim.Optimizer, group: Mapping[str, Any]) -> Update:
         known = ", ".join(sorted(cls.__name__ for cls in _UPDATES))
         raise CaptureError(f"{type(optimizer).__name__} has no update op yet; plans can use {known}")
     return make(group, [optimizer.state.get(p, {}) for p in group["params"]])
+
+
+def rule_of(optimizer: optim.Optimizer, group: Mapping[str, Any]) -> Update | TracedUpdate:
+    """How one parameter group is updated: by an op, or where there is none by its optimizer's traced step.
+
+    Raises:
+        CaptureError: the optimizer's step cannot be a plan.
+    """
+    if type(optimizer) in _UPDATES:
+        return update_of(optimizer, group)
+    return TracedUpdate(type(optimizer), group)

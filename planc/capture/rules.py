@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from planc.capture.importer import Entry, Importer, Rule
+from planc.capture.strided import as_strided, as_strided_scatter
 from planc.ir import Dim, DType, TensorType, Value
 
 Args = Mapping[str, Any]
@@ -170,19 +171,8 @@ def _view(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
     return value if value.type.shape == size else importer.emit("aten.view", value, size=size)
 
 
-@_rule("aten.as_strided.default")
-def _as_strided(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
-    """Where it only restates the strides of dims of size 1, as pooling to one pixel does, it is the value."""
-    value: Value = importer.entry(args["self"])
-    size = importer.type_of(n).shape
-    asked = importer.entry(args["stride"])
-    held = [importer.dim(stride) for stride in args["self"].meta["val"].stride()]
-    same = value.type.shape == size and all(
-        d == 1 or a == b for d, a, b in zip(size, asked, held, strict=False)
-    )
-    if not same or args["storage_offset"] not in (None, 0):
-        raise importer.fail(n, "reads memory by its layout, which plans do not have")
-    return value
+_rule("aten.as_strided.default")(as_strided)
+_rule("aten.as_strided_scatter.default")(as_strided_scatter)
 
 
 @_rule("aten.expand.default")

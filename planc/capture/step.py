@@ -55,6 +55,7 @@ class StepOptions:
 PLAIN = StepOptions()
 
 
+@torch.inference_mode(False)  # autograd works in no other
 def train_step(
     module: nn.Module,
     loss_fn: LossFunction,

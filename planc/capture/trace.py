@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from planc.capture.dynamic import Dynamic, DynamicDims, resolve
 from planc.capture.export import Progress, TraceError, export
 from planc.capture.importer import Entry, Importer, Port
+from planc.capture.ones import Calls, OneRow
 from planc.capture.rules import RANDOM, RULES
 from planc.capture.tree import flatten, unflatten
 from planc.errors import CaptureError
@@ -138,7 +139,10 @@ def export_signature(
         named = resolve(wanted, signature.paths, signature.examples, options.ranges)
         rest = len(signature.ports) - len(signature.examples)
         dims = DynamicDims((*named.names, *({},) * rest), named.ranges)
-        return export(function, examples, dims, options.progress), dims
+        one_row, calls = OneRow(function, examples, dims), Calls()
+        program = export(function, examples, dims, options.progress, calls.note)
+        one_row.check(calls)
+        return program, dims
 
     try:
         return attempt(options.dynamic)
@@ -228,6 +232,7 @@ def parameter_names(function: Callable[..., Any], count: int) -> list[str]:
     return [found[i] if i < len(found) else f"x{i}" for i in range(count)]
 
 
+@torch.inference_mode(False)  # or what is captured in that mode could never be trained
 def trace(
     target: Callable[..., Any] | nn.Module,
     examples: Sequence[Any],

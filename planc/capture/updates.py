@@ -10,8 +10,9 @@ import torch
 from torch import nn, optim
 
 from planc.capture.importer import Port
-from planc.capture.optimizers import Update, update_of
+from planc.capture.optimizers import Update, rule_of
 from planc.capture.trace import Signature, unique_name
+from planc.capture.tracing_updates import TracedUpdate
 from planc.errors import CaptureError
 from planc.ir import Attribute, Operand, Role, Value
 from planc.ir.builder import GraphBuilder
@@ -22,9 +23,9 @@ from planc.ops import node
 
 @dataclass(frozen=True)
 class Group:
-    """One parameter group of the optimizer: its update op and its parameters' paths."""
+    """One parameter group of the optimizer: its update and its parameters' paths."""
 
-    update: Update
+    update: Update | TracedUpdate
     paths: tuple[str, ...]
     parameters: tuple[nn.Parameter, ...]
 
@@ -35,15 +36,14 @@ class Group:
 
     def slots(self, optimizer: optim.Optimizer) -> list[tuple[str, torch.Tensor]]:
         """The path and present value of each state tensor: the optimizer's own, or a fresh one."""
+        fresh = [self.update.state_of(parameter.detach()) for parameter in self.parameters]
         out: list[tuple[str, torch.Tensor]] = []
-        for slot in self.update.slots:
-            if slot is None:
-                continue
-            name, fresh = slot
-            for path, parameter in zip(self.paths, self.parameters, strict=True):
-                held: Any = optimizer.state.get(parameter, {}).get(name)
-                tensor = fresh(parameter.detach()) if held is None else torch.as_tensor(held).detach().clone()
-                out.append((f"{path}.{name}", tensor.to(torch.float32) if name == "step" else tensor))
+        for name in dict.fromkeys(name for state in fresh for name in state):
+            for path, parameter, state in zip(self.paths, self.parameters, fresh, strict=True):
+                if name in state:
+                    held: Any = optimizer.state.get(parameter, {}).get(name)
+                    tensor = state[name] if held is None else torch.as_tensor(held).detach().clone()
+                    out.append((f"{path}.{name}", tensor.to(state[name].dtype)))
         return out
 
     def emit(
@@ -53,21 +53,20 @@ class Group:
         lr: Value | float,
         updates: dict[Role, dict[str, Value]],
     ) -> None:
-        """Append the update op and note the new value of every parameter and state tensor."""
+        """Append the update and note the new value of every parameter and state tensor."""
         if not self.paths:
             return
-        operands: list[Operand] = [
-            tuple(value_of(builder, Role.PARAMETER, path) for path in self.paths),
-            tuple(grads[path] for path in self.paths),
-        ]
-        targets = [(Role.PARAMETER, path) for path in self.paths]
-        for slot in self.update.slots:
-            paths = () if slot is None else tuple(f"{path}.{slot[0]}" for path in self.paths)
-            operands.append(tuple(value_of(builder, Role.OPTIMIZER, path) for path in paths))
-            targets += [(Role.OPTIMIZER, path) for path in paths]
-        results = emit(builder, self.update.op, *operands, lr, **self.update.attrs)
-        for (role, path), value in zip(targets, results, strict=True):
-            updates[role][path] = value
+        held = {p.path: p.value for p in builder.inputs if p.role is Role.OPTIMIZER}
+        names = [self.update.names_of(parameter.detach()) for parameter in self.parameters]
+        states = [{n: held[f"{k}.{n}"] for n in found} for k, found in zip(self.paths, names, strict=True)]
+        parameters = [value_of(builder, Role.PARAMETER, path) for path in self.paths]
+        new = self.update.emit(builder, parameters, [grads[path] for path in self.paths], states, lr)
+        for path, (parameter, _) in zip(self.paths, new, strict=True):
+            updates[Role.PARAMETER][path] = parameter
+        for name in dict.fromkeys(name for found in names for name in found):
+            for path, (_, state) in zip(self.paths, new, strict=True):
+                if name in state:
+                    updates[Role.OPTIMIZER][f"{path}.{name}"] = state[name]
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def groups_of(module: nn.Module, optimizer: optim.Optimizer) -> list[Group]:
                 f"the optimizer updates a tensor of shape {tuple(strangers[0].shape)} that is no parameter "
                 "of the module"
             )
-        out.append(Group(update_of(optimizer, group), tuple(paths[id(p)] for p in parameters), parameters))
+        out.append(Group(rule_of(optimizer, group), tuple(paths[id(p)] for p in parameters), parameters))
     return out
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -66,6 +66,14 @@ def attend_backward(
     return by_scores @ key, by_scores.transpose(-2, -1) @ query, weights.transpose(-2, -1) @ grad
 
 
+T = TypeVar("T", torch.Tensor, torch.Tensor | None)
+
+
+def _packed(tensor: T) -> T:
+    """The tensor with rows without gaps, as torch's kernel takes for granted: it reads beyond others."""
+    return tensor if tensor is None or tensor.stride(-1) == 1 else tensor.contiguous()
+
+
 def _attention(
     query: torch.Tensor,
     key: torch.Tensor,
@@ -76,6 +84,7 @@ def _attention(
     scale: float | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if query.is_cpu:
+        query, key, value, attn_mask = _packed(query), _packed(key), _packed(value), _packed(attn_mask)
         return _FORWARD(query, key, value, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)
     return attend(query, key, value, attn_mask, is_causal, scale)
 
@@ -94,15 +103,15 @@ def _attention_backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     if query.is_cpu:
         return _BACKWARD(
-            grad_out,
-            query,
-            key,
-            value,
-            out,
-            logsumexp,
+            _packed(grad_out),
+            _packed(query),
+            _packed(key),
+            _packed(value),
+            _packed(out),
+            logsumexp.contiguous(),
             dropout_p,
             is_causal,
-            attn_mask=attn_mask,
+            attn_mask=_packed(attn_mask),
             scale=scale,
         )
     return attend_backward(grad_out, query, key, value, out, logsumexp, attn_mask, is_causal, scale)

@@ -253,9 +253,18 @@ def _want_norms(v: TensorType, g: TensorType, dim: int) -> None:
     want_elements("v", v)
 
 
+def _weight_norm(v: torch.Tensor, g: torch.Tensor, dim: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    # torch's kernel takes it for granted that there are no gaps, and reads beyond them.
+    return aten._weight_norm_interface.default(v.contiguous(), g.contiguous(), dim)
+
+
+def _weight_norm_backward(*operands: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return aten._weight_norm_interface_backward.default(*(x.contiguous() for x in operands), dim)
+
+
 @op(
     "aten.weight_norm",
-    aten._weight_norm_interface.default,
+    _weight_norm,
     flops=_norm_flops,
     targets=("aten._weight_norm_interface.default",),
 )
@@ -267,7 +276,7 @@ def weight_norm(v: Tensor, g: Tensor, *, dim: Int = 0) -> Types:
 
 @op(
     "aten.weight_norm_backward",
-    aten._weight_norm_interface_backward.default,
+    _weight_norm_backward,
     flops=_norm_flops,
     targets=("aten._weight_norm_interface_backward.default",),
 )

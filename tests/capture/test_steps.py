@@ -265,6 +265,14 @@ def test_capture_leaves_no_trace_and_works_in_any_mode() -> None:
     assert torch.equal(torch.get_rng_state(), numbers)
 
 
+def test_capture_in_inference_mode() -> None:
+    net = mlp()
+    with torch.inference_mode():
+        both = pair(net, F.cross_entropy, lambda p: optim.NAdam(p, lr=0.1), *vectors(5))
+    assert not any(x.is_inference() for x in both.plan.state.values())
+    both.train([vectors(4)], 1e-6)
+
+
 def test_progress_is_told() -> None:
     told: list[tuple[str, int]] = []
     net = mlp()

@@ -174,12 +174,16 @@ FUSED: list[Case] = [
     case("fused.linear", f(B, 4), f(3, 4), None),
     *(case("fused.linear_act", f(B, 4), f(3, 4), f(3), activation=name) for name in ACTIVATIONS),
     case("fused.linear_act", f(B, 4), f(3, 4), None, activation="relu"),
+    case("fused.linear_backward", f(B, 3), f(B, 4), f(3, 4), output_mask=(True, True, True)),
+    case("fused.linear_backward", f(B, 3), f(B, 4), None, output_mask=(False, True, False)),
     case("fused.cross_entropy", f(B, 5), i(B, high=5), f(5, low=0.1), reduction=2),
     case("fused.cross_entropy", f(B, 5), i(B, high=5), None, reduction=0, ignore_index=2),
     case("fused.cross_entropy_backward", f(), f(B, 5, high=0.0), i(B, high=5), None, f(low=1.0)),
     case(
         "fused.cross_entropy_backward", f(B), f(B, 5, high=0.0), i(B, high=5), f(5), f(low=1.0), reduction=0
     ),
+    case("fused.elementwise", (f(B, 4), f(4)), steps="mul(x0, x1); add(s0, 0.5, alpha=2); gelu(s1)"),
+    case("fused.elementwise", (f(4), f(B, 1, 4)), steps="gt(x1, x0); to(s0, dtype=f64); sub(s1, x0)"),
 ]
 LAYERS: list[Case] = [
     *CONVOLUTIONS, *POOLING, *RESAMPLING, *ATTENTION, *NORMALISATION, *LOSSES, *FUSED,
