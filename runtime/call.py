@@ -5,19 +5,23 @@ The client's rights are asked for here. No message is handled here: see `runtime
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
-from planc.errors import DecodeError, InputError
+from planc.errors import DecodeError, InputError, LimitError
 from planc.ir import DType, from_torch
-from runtime.errors import ObjectExists, ObjectNotFound, PermissionDenied, WrongWorker
+from runtime.access.approvals import Approvals
+from runtime.access.usage import Usage
+from runtime.audit.touched import Left, Touched
+from runtime.errors import ObjectExists, ObjectNotFound, PermissionDenied, StoreFull, WrongWorker
 from runtime.executor import Executor
 from runtime.identity import Identity
-from runtime.messages import Body, Handle, Pointer, Slot
-from runtime.policy import PUBLIC, Policy, Secrecy
+from runtime.messages import Body, Gradient, Handle, Pointer, Request, Slot
+from runtime.policy import PUBLIC, Policy, Right, Rights, Secrecy
 from runtime.shelf import Shelf
 from runtime.store import Store, Stored
 
@@ -30,8 +34,9 @@ each would hold the memory of its whole frame."""
 class Site:
     """The parts of a worker that handlers use.
 
-    ``send`` delivers one body to a peer; ``unlocked`` opens the worker to other requests meanwhile, and
-    ``computing`` does so for a plan that is going to write to the objects with these ids.
+    ``send`` delivers one body to a peer, once for a request that is repeated; ``unlocked`` opens the worker
+    to other requests meanwhile, and ``computing`` does so for a plan that is going to write to the objects
+    with these ids. ``reply_bytes`` are those of the tensors in a reply at most.
     """
 
     worker: str
@@ -40,10 +45,14 @@ class Site:
     shelf: Shelf
     policy: Policy
     executor: Executor
-    approved: set[str]
-    send: Callable[[str, Body, Sequence[torch.Tensor]], None]
+    approvals: Approvals
+    usage: Usage
+    send: Callable[[str, Body, Sequence[torch.Tensor], Request | None], None]
     unlocked: Callable[[], AbstractContextManager[None]]
     computing: Callable[[Iterable[int]], AbstractContextManager[None]]
+    audit_head: Callable[[], tuple[int, str] | None]
+    reply_bytes: int
+    started: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +66,39 @@ class Given:
 
 @dataclass(slots=True)
 class Call:
-    """One request: who asks, the tensors that came along, and those to go back."""
+    """One request: who asks, the tensors that came along, and those to go back.
+
+    Attributes:
+        rights: what the policy lets the client do.
+        right: what the message asks to do: data of others is looked at with this right.
+        spent: seconds of computing.
+        touched: what the request looked at and what left, for the audit log.
+        request: the message itself.
+        log_leaving: write that something is about to leave, before it does; for what no reply carries.
+    """
 
     site: Site
     identity: Identity
     tensors: Sequence[torch.Tensor]
     back: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
+    right: Right = Right.OWN
+    spent: float = 0.0
+    touched: Touched = field(default_factory=Touched)
+    request: Request | None = None
+    log_leaving: Callable[[], None] = lambda: None
+    rights: Rights = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rights = self.site.policy.rights(self.identity)
+
+    @contextmanager
+    def charged(self) -> Generator[None]:
+        """Charge the client for the time that this takes."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent += time.perf_counter() - start
 
     @property
     def client(self) -> str:
@@ -70,21 +106,38 @@ class Call:
         return self.identity.name
 
     def see(self, id: int) -> Stored:
-        """An object that the client may see.
+        """An object that the client may look at as this message asks to.
 
         Raises:
-            ObjectNotFound: there is none, or it may not; the text is the same.
+            ObjectNotFound: there is none, or it may not know of it; the text is the same.
+            PermissionDenied: it may know of it, but not do this with it.
         """
         stored = self.site.store.get(id)
+        if stored is not None:  # what was asked for in vain is logged too
+            self.touched.data[id] = stored
         if stored is None or not self.sees(stored):
+            if stored is not None and self.sees(stored, Right.SEARCH):
+                raise PermissionDenied(
+                    f"{self.client!r} may find object {id}, but not {self.right.value} it: the policy of "
+                    f"worker {self.site.worker!r} does not allow that for its tags; ask its owner"
+                )
             raise ObjectNotFound(f"there is no object {id}, or it is not yours")
         return stored
 
-    def sees(self, stored: Stored) -> bool:
-        """Whether the client may see an object."""
-        return self.site.policy.may_see(
+    def sees(self, stored: Stored, right: Right | None = None) -> bool:
+        """Whether the client may look at an object as this message asks to, or with another right."""
+        if not self.site.policy.may_see(
             self.client, stored.owner, self.site.worker, stored.secrecy, stored.tags
-        )
+        ):
+            return False
+        return self.owns(stored) or self.rights.covers(right or self.right, stored.tags)
+
+    def secrecy(self, stored: Stored) -> Secrecy:
+        """The secrecy of an object for this client: what it may use but not have is private to it."""
+        secrecy = stored.secrecy
+        if secrecy.private or self.owns(stored) or self.rights.covers(Right.FETCH, stored.tags):
+            return secrecy
+        return Secrecy(private=True)
 
     def change(self, id: int) -> Stored:
         """An object that the client may change.
@@ -111,7 +164,7 @@ class Call:
         if not self.site.policy.may_have(whom, secrecy):
             raise PermissionDenied(
                 f"{what} is private: {whom!r} may compute with it, but not have it; what may leave are "
-                "the results of a plan that the owner of the data approved"
+                "the results of a plan that the owner of the worker approved, on originals"
             )
 
     def tensor(self, id: int, stored: Stored) -> torch.Tensor:
@@ -128,12 +181,26 @@ class Call:
             )
         return stored.value
 
-    def given(self, argument: Handle | Slot) -> Given:
-        """The tensor that a request names by handle, or brought along."""
+    def given(self, argument: Handle | Slot | Gradient) -> Given:
+        """The tensor that a request names by handle, as the gradient of one, or brought along."""
         if isinstance(argument, Slot):
             return Given(self.slot(argument), PUBLIC, owned=True)
+        if isinstance(argument, Gradient):
+            return self.gradient(argument.id)
         stored = self.see(argument.id)
-        return Given(self.tensor(argument.id, stored), stored.secrecy, self.owns(stored))
+        return Given(self.tensor(argument.id, stored), self.secrecy(stored), self.owns(stored))
+
+    def gradient(self, id: int) -> Given:
+        """The ``.grad`` of an object that the client may change.
+
+        Raises:
+            InputError: it has none.
+        """
+        stored = self.change(id)
+        gradient = self.tensor(id, stored).grad
+        if gradient is None:
+            raise InputError(f"object {id} has no gradient: no backward pass reached it")
+        return Given(gradient.detach(), stored.grad_secrecy, owned=True)
 
     def slot(self, slot: Slot) -> torch.Tensor:
         """A tensor that came along, on the worker's device.
@@ -152,10 +219,43 @@ class Call:
         moved = tensor is not self.tensors[slot.index]
         return tensor.detach() if alone or moved else tensor.detach().clone()
 
-    def attach(self, tensor: torch.Tensor) -> Slot:
-        """Send a tensor back with the reply."""
+    def attach(self, tensor: torch.Tensor, name: str) -> Slot:
+        """Send a tensor back with the reply; ``name`` is what the audit log calls it.
+
+        Raises:
+            LimitError: the reply would be too large.
+            StoreFull, QuotaExceeded: there is no room for the copies that the reply needs.
+        """
+        total = sum(each.nbytes for each in self.back) + tensor.nbytes
+        if total > self.site.reply_bytes:
+            raise LimitError(
+                f"the reply would have {total} bytes of tensors, {self.site.reply_bytes} are allowed: fetch "
+                "less at a time"
+            )
+        if not tensor.is_contiguous():
+            # It is copied to be sent: a view may have far more elements than memory, or be one of many.
+            memory = tensor.untyped_storage()
+            others = any(each.untyped_storage().data_ptr() == memory.data_ptr() for each in self.back)
+            self.require_room(tensor.nbytes if others else max(tensor.nbytes - memory.nbytes(), 0))
+        self.touched.left.append(Left(name, tensor))
         self.back.append(tensor)
         return Slot(len(self.back) - 1)
+
+    def require_room(self, nbytes: int) -> None:
+        """Check that so many bytes more would fit, before anything is made of them.
+
+        Raises:
+            StoreFull: the worker has not got so much.
+            QuotaExceeded: the client may not hold so much.
+        """
+        store = self.site.store
+        if nbytes > 0 and store.nbytes + nbytes > store.max_bytes:
+            raise StoreFull(
+                f"{nbytes} more bytes do not fit: {store.nbytes} of at most {store.max_bytes} are held"
+            )
+        limit = store.accounts.limit(self.client)
+        if nbytes > 0 and limit is not None:
+            store.accounts.require(self.client, nbytes, limit)
 
     def require_new(self, ids: Iterable[int]) -> None:
         """Check that ids are free, and given once.

@@ -22,3 +22,7 @@ class Identity:
 
     name: str
     role: Role = Role.CLIENT
+
+
+OWNER_NAME = "owner"
+"""Under which a worker keeps what its owner does; no client and no worker has it."""

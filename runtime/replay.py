@@ -6,12 +6,13 @@ Bounded by count and bytes. Not thread-safe by itself: the worker has the lock.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from runtime.errors import ReplayError
-from runtime.messages import Reply, Request
+from runtime.messages import Failure, Reply, Request
 
 Answered = tuple[Reply, list[torch.Tensor]]
 
@@ -30,9 +31,23 @@ class _Session:
     highest: int = 0
     settled: int = 0
     nbytes: int = 0
+    lasting: bool = False
+    """It is written down somewhere: whoever did that is to be told when it is forgotten."""
     replies: OrderedDict[int, Answered | Pending | None] = field(
         default_factory=OrderedDict[int, "Answered | Pending | None"]
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What is known of a session: all requests up to ``settled``, or ``highest`` less the window, are over.
+
+    ``replies`` are those above: the reply, or None where it is no longer kept.
+    """
+
+    highest: int
+    settled: int
+    replies: Mapping[int, Answered | None]
 
 
 @dataclass(slots=True)
@@ -54,6 +69,7 @@ class Replays:
     _clients: OrderedDict[str, OrderedDict[int, _Session]] = field(
         default_factory=OrderedDict[str, "OrderedDict[int, _Session]"]
     )
+    _forgotten: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
 
     def begin(self, request: Request) -> Answered | Pending | None:
         """The reply to a request that came before, PENDING if it is being worked on, None if it is new.
@@ -81,6 +97,14 @@ class Replays:
                 self._give_up(session, old, forget=True)
         return None
 
+    def failed(self, request: Request) -> bool:
+        """Whether the request that one was sent behind did not succeed: its reply is not settled yet."""
+        session = self._session(request)
+        if not request.behind or request.behind <= session.settled:
+            return False
+        reply = session.replies.get(request.behind)
+        return not isinstance(reply, tuple) or isinstance(reply[0].body, Failure)
+
     def end(self, request: Request, answered: Answered) -> None:
         """Keep the reply to a request that `begin` found to be new."""
         session = self._session(request)
@@ -100,16 +124,48 @@ class Replays:
         if request.request_id in session.replies:
             self._give_up(session, request.request_id, forget=True)
 
+    def remembered(self, client: str, session: int) -> Remembered:
+        """What is known of a session, to be written down: `forgotten` says when that is obsolete."""
+        found = self._clients[client][session]
+        found.lasting = True
+        replies = {n: r for n, r in found.replies.items() if not isinstance(r, Pending)}
+        return Remembered(found.highest, found.settled, replies)
+
+    def restore(self, client: str, session: int, known: Remembered) -> None:
+        """Know what was written down of a session; those that were used last come last."""
+        restored = self._touch(client, session)
+        restored.highest, restored.settled, restored.lasting = known.highest, known.settled, True
+        restored.replies.update(known.replies)
+        restored.nbytes = sum(_nbytes(reply) for reply in known.replies.values() if reply is not None)
+
+    @property
+    def forgotten(self) -> Sequence[tuple[str, int]]:
+        """The clients and sessions that were written down and are forgotten now."""
+        return self._forgotten
+
+    def settle_forgotten(self, count: int) -> None:
+        """The first of `forgotten` are written down nowhere any more."""
+        del self._forgotten[:count]
+
     def _session(self, request: Request) -> _Session:
-        sessions = self._clients.setdefault(request.client, OrderedDict())
-        self._clients.move_to_end(request.client)
-        session = sessions.setdefault(request.session, _Session())
-        sessions.move_to_end(request.session)
+        return self._touch(request.client, request.session)
+
+    def _touch(self, client: str, number: int) -> _Session:
+        sessions = self._clients.setdefault(client, OrderedDict())
+        self._clients.move_to_end(client)
+        session = sessions.setdefault(number, _Session())
+        sessions.move_to_end(number)
         if len(sessions) > self.max_sessions:
-            sessions.popitem(last=False)
+            self._forget(client, *sessions.popitem(last=False))
         if len(self._clients) > self.max_clients:
-            self._clients.popitem(last=False)
+            oldest, gone = self._clients.popitem(last=False)
+            for number, old in gone.items():
+                self._forget(oldest, number, old)
         return session
+
+    def _forget(self, client: str, number: int, session: _Session) -> None:
+        if session.lasting:
+            self._forgotten.append((client, number))
 
     def _settle(self, session: _Session, settled: int) -> None:
         if settled <= session.settled:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -44,6 +44,7 @@ class Shelf:
     max_bytes: int
     nbytes: int = 0
     _plans: dict[str, Installed] = field(default_factory=dict[str, Installed])
+    _before: dict[str, Installed | None] | None = None
 
     def get(self, id: str) -> Installed:
         """The plan of this id.
@@ -64,8 +65,11 @@ class Shelf:
         client: str,
         tags: Sequence[str],
         description: str,
+        accept: Callable[[Installed], None] | None = None,
     ) -> None:
         """Keep a plan. One that is there stays as it is; the tags are added.
+
+        ``accept`` is shown the plan, checked, before anything is kept, and may raise.
 
         Raises:
             DecodeError: the bytes are not a plan, or not of this id, or the constants are not the plan's.
@@ -77,15 +81,21 @@ class Shelf:
         if len(known.keys() | set(tags)) > MAX_TAGS:
             raise StoreFull(f"plan {id!r} would have more than {MAX_TAGS} tags")
         if installed is None:
-            installed = self._check(id, data, constants, description)
+            installed = self.check(id, data, constants, description)
+            if accept is not None:
+                accept(installed)
             if len(self._plans) >= self.max_plans:
                 raise StoreFull(f"there is no room for plan {id!r}: {self.max_plans} plans are kept")
             if self.nbytes + installed.nbytes > self.max_bytes:
                 raise StoreFull(
                     f"plan {id!r} needs {installed.nbytes} bytes: {self.nbytes} of {self.max_bytes} are held"
                 )
+            self._touch(id)
             self._plans[id] = installed
             self.nbytes += installed.nbytes
+        elif accept is not None:
+            accept(installed)
+        self._touch(id)
         installed.clients.add(client)
         installed.tags.update(dict.fromkeys(tags))
 
@@ -94,10 +104,21 @@ class Shelf:
         installed = self._plans.get(id)
         if installed is None or client not in installed.clients:
             return
+        self._touch(id)
         installed.clients.remove(client)
         if not installed.clients:
             del self._plans[id]
             self.nbytes -= installed.nbytes
+
+    def of(self, client: str) -> list[Installed]:
+        """The plans that a client installed."""
+        return [installed for installed in self._plans.values() if client in installed.clients]
+
+    def __iter__(self) -> Iterator[tuple[str, Installed]]:
+        return iter(sorted(self._plans.items()))
+
+    def __len__(self) -> int:
+        return len(self._plans)
 
     def search(self, tags: Iterable[str], client: str) -> list[tuple[str, Installed]]:
         """The plans with all of these tags that a client installed or that have tags, by id."""
@@ -108,9 +129,52 @@ class Shelf:
             if wanted <= installed.tags.keys() and (installed.tags or client in installed.clients)
         ]
 
-    def _check(
+    def find(self, id: str) -> Installed | None:
+        """The plan of this id, if it is installed."""
+        return self._plans.get(id)
+
+    def restore(self, id: str, installed: Installed) -> None:
+        """Keep a plan that was kept before, and checked then (`check`). There is no limit to that."""
+        self._plans[id] = installed
+        self.nbytes += installed.nbytes
+
+    def record(self) -> None:
+        """From now on remember what changes, and how it was before."""
+        self._before = {}
+
+    @property
+    def changed(self) -> list[str]:
+        """The ids of the plans that changed since `record` or `settle`."""
+        return list(self._before or ())
+
+    def settle(self) -> None:
+        """Let the changes stand."""
+        if self._before is not None:
+            self._before = {}
+
+    def undo(self) -> None:
+        """Take back what changed since `record` or `settle`."""
+        for id, before in (self._before or {}).items():
+            if (now := self._plans.pop(id, None)) is not None:
+                self.nbytes -= now.nbytes
+            if before is not None:
+                self.restore(id, before)
+        self.settle()
+
+    def _touch(self, id: str) -> None:
+        if self._before is not None and id not in self._before:
+            now = self._plans.get(id)
+            self._before[id] = now and replace(now, clients=set(now.clients), tags=dict(now.tags))
+
+    def check(
         self, id: str, data: bytes, constants: Mapping[str, torch.Tensor], description: str
     ) -> Installed:
+        """A plan, ready to be kept.
+
+        Raises:
+            DecodeError: the bytes are not a plan, or not of this id, or the constants are not the plan's.
+            PlanError: the plan is not valid, or larger than the limits allow.
+        """
         graph = decode(data, self.limits)
         actual = plan_id(graph)
         if actual != id:

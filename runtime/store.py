@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from runtime.access.accounts import Accounts
 from runtime.errors import StoreFull
 from runtime.messages import Pointer
 from runtime.policy import PUBLIC, Secrecy
@@ -18,7 +19,11 @@ from runtime.policy import PUBLIC, Secrecy
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stored:
-    """One object. ``grad_secrecy`` is that of its ``.grad``, which may come from more private values."""
+    """One object.
+
+    ``grad_secrecy`` is that of its ``.grad``, which may come from more private values. ``spent`` says that a
+    backward pass from it freed what another would need.
+    """
 
     value: torch.Tensor | Pointer
     owner: str
@@ -26,6 +31,7 @@ class Stored:
     description: str = ""
     secrecy: Secrecy = PUBLIC
     grad_secrecy: Secrecy = PUBLIC
+    spent: bool = False
 
     def updated(self, value: torch.Tensor, secrecy: Secrecy) -> Stored:
         """The object after an update: new elements (a fresh leaf), all else, ``.grad`` too, as it was."""
@@ -33,7 +39,7 @@ class Stored:
         if isinstance(before, torch.Tensor) and before.is_leaf:
             value.requires_grad_(before.requires_grad)
             value.grad = before.grad
-        return replace(self, value=value, secrecy=secrecy)
+        return replace(self, value=value, secrecy=secrecy, spent=False)
 
 
 @dataclass(slots=True)
@@ -52,6 +58,15 @@ class _Shift:
     users: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """An object as it was: with what autograd keeps in its tensor, which is changed in place."""
+
+    stored: Stored
+    grad: torch.Tensor | None
+    requires_grad: bool
+
+
 @dataclass(slots=True)
 class Store:
     """Objects by id.
@@ -60,14 +75,17 @@ class Store:
         max_bytes: the limit of memory. Memory that objects share counts once; ``.grad`` and what autograd
             keeps for a backward pass are not counted.
         nbytes: what is held now.
+        accounts: the same by owner, and what each may hold.
     """
 
     max_bytes: int
     nbytes: int = 0
+    accounts: Accounts = field(default_factory=Accounts)
     _objects: dict[int, Stored] = field(default_factory=dict[int, Stored])
     _tags: dict[str, dict[int, None]] = field(default_factory=dict[str, dict[int, None]])
     _storages: dict[int, _Storage] = field(default_factory=dict[int, _Storage])
     _ids: dict[int, int] = field(default_factory=dict[int, int])
+    _before: dict[int, _Before | None] | None = None
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -100,18 +118,87 @@ class Store:
 
         Raises:
             StoreFull: the limit of bytes would be exceeded.
+            QuotaExceeded: that of an owner would be.
         """
+        gone, shifts = self._shifts(puts, deletes)
+        growth = self._growth(shifts)
+        if growth > 0 and self.nbytes + growth > self.max_bytes:
+            raise StoreFull(
+                f"{growth} more bytes do not fit: {self.nbytes} of at most {self.max_bytes} are held"
+            )
+        self.accounts.check(puts.values(), gone.values())
+        self.touch((*gone, *puts))
+        self._apply(puts, gone, growth, shifts)
+
+    def touch(self, ids: Iterable[int]) -> None:
+        """Say that these objects are going to change; `commit` does so itself.
+
+        For what changes in place: ``.grad`` and ``requires_grad``.
+        """
+        if self._before is not None:
+            for id in ids:
+                if id not in self._before:
+                    self._before[id] = self._picture(id)
+
+    def record(self) -> None:
+        """From now on remember what changes, and how it was before."""
+        self._before = {}
+
+    @property
+    def changed(self) -> list[int]:
+        """The ids of what changed since `record` or `settle`."""
+        return list(self._before or ())
+
+    def settle(self) -> None:
+        """Let the changes stand."""
+        if self._before is not None:
+            self._before = {}
+
+    def undo(self) -> None:
+        """Take back what changed since `record` or `settle`."""
+        before, self._before = self._before or {}, None
+        self.restore({id: b.stored for id, b in before.items() if b is not None}, before)
+        for picture in before.values():
+            if picture is not None and isinstance(value := picture.stored.value, torch.Tensor):
+                if value.is_leaf and value.requires_grad != picture.requires_grad:
+                    value.requires_grad_(picture.requires_grad)
+                if value.is_leaf:
+                    value.grad = picture.grad
+        self._before = {}
+
+    def restore(self, puts: Mapping[int, Stored], deletes: Iterable[int] = ()) -> None:
+        """As `commit`, for what was held before: no limit, and nothing to remember."""
+        gone, shifts = self._shifts(puts, deletes)
+        self._apply(puts, gone, self._growth(shifts), shifts)
+
+    def _picture(self, id: int) -> _Before | None:
+        stored = self._objects.get(id)
+        if stored is None:
+            return None
+        value = stored.value
+        if not isinstance(value, torch.Tensor):
+            return _Before(stored, None, False)
+        return _Before(stored, value.grad if value.is_leaf else None, value.requires_grad)
+
+    def _shifts(
+        self, puts: Mapping[int, Stored], deletes: Iterable[int]
+    ) -> tuple[dict[int, Stored], dict[int, _Shift]]:
+        """What goes, and what becomes of each piece of memory."""
         gone = {id: self._objects[id] for id in (*deletes, *puts) if id in self._objects}
         shifts: dict[int, _Shift] = {}
         for stored in puts.values():
             _count(stored, 1, shifts)
         for stored in gone.values():
             _count(stored, -1, shifts)
-        growth = self._growth(shifts)
-        if growth > 0 and self.nbytes + growth > self.max_bytes:
-            raise StoreFull(
-                f"{growth} more bytes do not fit: {self.nbytes} of at most {self.max_bytes} are held"
-            )
+        return gone, shifts
+
+    def _apply(
+        self,
+        puts: Mapping[int, Stored],
+        gone: Mapping[int, Stored],
+        growth: int,
+        shifts: Mapping[int, _Shift],
+    ) -> None:
         self.nbytes += growth
         self._shift(shifts)
         for id, stored in gone.items():
@@ -136,6 +223,7 @@ class Store:
 
     def _insert(self, id_: int, stored: Stored) -> None:
         self._objects[id_] = stored
+        self.accounts.add(stored)
         if isinstance(stored.value, torch.Tensor):
             self._ids[id(stored.value)] = id_
         for tag in stored.tags:
@@ -143,6 +231,7 @@ class Store:
 
     def _remove(self, id_: int, stored: Stored) -> None:
         del self._objects[id_]
+        self.accounts.remove(stored)
         self._ids.pop(id(stored.value), None)
         for tag in dict.fromkeys(stored.tags):
             self._tags[tag].pop(id_)

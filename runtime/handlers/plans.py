@@ -128,7 +128,8 @@ def run_puts(call: Call, body: Run, *, alone: bool = True) -> tuple[dict[int, St
             f"plan {graph.name!r} is approved: its results may leave, but gradients would tell more of the "
             "private values than they do; run it without autograd"
         )
-    bind_tensors(graph, bound.tensors)  # inputs that do not fit use up no run of an approval
+    # Before an approval is spent: inputs that do not fit use up no run of it.
+    call.site.executor.check(body.plan_id, graph, bound.tensors)
     if clearance.approval is not None:
         call.site.approvals.spend(body.plan_id, clearance.approval)
     opened = call.site.computing(_written(wishes, bound)) if alone else nullcontext()

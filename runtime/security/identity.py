@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from runtime.errors import CredentialsError
-from runtime.identity import Identity, Role
+from runtime.identity import OWNER_NAME, Identity, Role
 
 # No slash, space or control character: a name is safe in a URI, a file name, a log line and a policy file.
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -62,6 +62,8 @@ def check_name(name: str) -> str:
             f"{name[:80]!r} cannot be a name: expected 1 to 64 letters, digits, '.', '_' or '-', "
             "beginning with a letter or digit"
         )
+    if name == OWNER_NAME:
+        raise CredentialsError(f"{name!r} is what a worker calls its owner: expected another name")
     return name
 
 

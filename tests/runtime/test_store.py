@@ -70,3 +70,46 @@ def test_freeing_is_possible_when_full() -> None:
         store.commit({2: Stored(torch.zeros(1), "me")})
     store.commit({2: Stored(torch.zeros(5), "me")}, [1])
     assert store.nbytes == 20
+
+
+@settings(max_examples=60, deadline=None)
+@given(_COMMITS, _COMMITS)
+def test_what_is_undone_leaves_no_trace(before: list, after: list) -> None:
+    store = Store(10_000)
+
+    def apply(commits: list) -> None:
+        for puts, deletes in commits:
+            store.commit({id: _stored(kind, tags) for id, (kind, tags) in puts.items()}, deletes)
+
+    apply(before)
+    held, nbytes = {id: store.get(id) for id in store}, store.nbytes
+    store.record()
+    apply(after)
+    assert {id for id in (*held, *store) if held.get(id) is not store.get(id)} <= set(store.changed)
+    store.undo()
+    assert {id: store.get(id) for id in store} == held
+    assert store.nbytes == nbytes
+    assert store.changed == []
+    store.commit({}, list(held))
+    assert (store.nbytes, store._tags, store._storages, store._ids) == (0, {}, {}, {})
+
+
+def test_gradients_are_undone_too() -> None:
+    store = Store(1000)
+    leaf = torch.ones(2, requires_grad=True)
+    store.commit({1: Stored(leaf, "me")})
+    store.record()
+    store.touch([1])
+    leaf.grad = torch.ones(2)
+    store.settle()
+    old = store.get(1)
+    assert old is not None
+    store.touch([1])
+    leaf.grad = None
+    leaf.requires_grad_(False)
+    store.commit({1: old.updated(torch.zeros(2), old.secrecy)})
+    store.undo()
+    assert store.get(1) is old
+    assert leaf.requires_grad
+    assert leaf.grad is not None
+    assert leaf.grad.tolist() == [1.0, 1.0]

@@ -7,12 +7,12 @@ from typing import Any
 from runtime.channels.grpc import chunks
 from runtime.channels.grpc.server import Authenticate
 from runtime.errors import CredentialsError
-from runtime.identity import Identity, Role
+from runtime.identity import OWNER_NAME, Identity, Role
 from runtime.security import credentials
 from runtime.security.identity import check_name
 from runtime.security.tokens import TokenStore
 
-OWNER = Identity("owner", Role.OWNER)
+OWNER = Identity(OWNER_NAME, Role.OWNER)
 
 
 def by_certificate(context: Any) -> Identity:

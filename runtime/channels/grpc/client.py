@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any
 
-from planc.errors import VersionError
+from planc.errors import PlancError, VersionError
 from runtime.channels.grpc import chunks
 from runtime.channels.grpc.address import Address
 from runtime.channels.grpc.stream import Exchange, Stream
@@ -34,6 +34,8 @@ _FATAL = {
     grpc.StatusCode.INVALID_ARGUMENT: ConnectionLost,
     grpc.StatusCode.UNIMPLEMENTED: ConnectionLost,
 }
+_REFUSALS = {*_FATAL, grpc.StatusCode.FAILED_PRECONDITION}
+"""After these another try would end the same."""
 
 
 class GrpcChannel:
@@ -133,9 +135,9 @@ class GrpcChannel:
                 said = {}
             if chunks.WORKER_KEY in said:
                 return self._greeted(stream, said[chunks.WORKER_KEY], said.get(chunks.CLIENT_KEY, ""))
-            error = self._refusal(stream)
-            if not isinstance(error, _Absent) or time.monotonic() + pause > until:
-                raise error
+            code, text = stream.status()
+            if code in _REFUSALS or time.monotonic() + pause > until:
+                raise self._refusal(code, text)
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
 
@@ -195,15 +197,13 @@ class GrpcChannel:
         self.worker, self.client = worker, client
         return stream
 
-    def _refusal(self, stream: Stream) -> Exception:
-        code, text = stream.status()
+    def _refusal(self, code: grpc.StatusCode, text: str) -> WorkerError | VersionError:
         if code is grpc.StatusCode.FAILED_PRECONDITION:
             return VersionError(f"the worker at {self.address}: {text}")
         if code in _FATAL:
             return _FATAL[code](f"at {self.address}: {text}", worker=self.worker)
-        return _Absent(
-            f"no worker answers at {self.address} ({code.name.lower()}: {text})", worker=self.worker
-        )
+        reason = f"{code.name.lower()}: {text}"
+        return ConnectionLost(f"no worker answers at {self.address} ({reason})", worker=self.worker)
 
 
 class Ticket:
@@ -238,10 +238,6 @@ class Ticket:
         return exchange.reply
 
 
-class _Absent(ConnectionLost):
-    """Nobody answered: worth another try."""
-
-
 class _Lane:
     """A stream that is mended when it breaks.
 
@@ -273,7 +269,7 @@ class _Lane:
             left = broken.take_unanswered()
             try:
                 self._again(broken, left)
-            except WorkerError as error:
+            except PlancError as error:
                 for exchange in left:
                     exchange.error = exchange.error or error
 

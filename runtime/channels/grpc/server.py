@@ -162,7 +162,8 @@ class Listening:
                 if time.monotonic() - checked > _RECHECK:  # certificates expire, tokens are revoked
                     self._identify(context)
                     checked = time.monotonic()
-                yield from chunks.pack(self._answers(identity, message))
+                with self._answering():  # until the replies are sent, which `pack` does last
+                    yield from chunks.pack(self._answers(identity, message))
         except DecodeError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except _Closing:
@@ -219,11 +220,8 @@ class Listening:
         else:
             if frame is None:
                 return
-            with self._answering():
-                reply = self._worker.handle_large_frame(frame, identity)
-                del frame
-                yield from _reply(chunk, reply)
-                return
+            reply = self._worker.handle_large_frame(frame, identity)
+            del frame
         yield from _reply(chunk, reply)
 
     @contextmanager
