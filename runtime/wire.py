@@ -118,7 +118,7 @@ def encode_pieces(message: Message, tensors: Sequence[torch.Tensor] = ()) -> Pie
             parts.append(memoryview(bytes(gap)))
         if entry.nbytes:
             flat = tensor.detach().cpu().contiguous().view(-1)
-            parts.append(memoryview(flat.view(torch.uint8).numpy()).cast("B"))
+            parts.append(flat.view(torch.uint8).numpy().data.cast("B"))
         at = entry.offset + entry.nbytes
     if at < 0:  # no tensors: the padding behind the header
         parts.append(memoryview(bytes(-at)))
@@ -132,9 +132,7 @@ def encode_frame(message: Message, tensors: Sequence[torch.Tensor] = ()) -> Fram
     return encode_pieces(message, tensors)
 
 
-def _lay_out(
-    message: Message, tensors: Sequence[torch.Tensor]
-) -> tuple[bytes, Sequence[_Entry], int, int]:
+def _lay_out(message: Message, tensors: Sequence[torch.Tensor]) -> tuple[bytes, Sequence[_Entry], int, int]:
     """Prefix and header, the table, and where the tensors begin and how many bytes they take."""
     table: list[_Entry] = []
     end = 0

@@ -15,74 +15,45 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from typing import TypeVar
 
 import msgspec
 import torch
 
 from planc.errors import DecodeError, InputError
 from planc.ir import from_torch
-from planc.limits import Limits
 from runtime.access.admission import admit, enter
-from runtime.access.approvals import Approvals, Decisions
+from runtime.access.approvals import Approvals
 from runtime.access.usage import Usage
-from runtime.audit.entries import REFUSALS, Audit
 from runtime.audit.log import AuditLog
 from runtime.call import Call, Site
-from runtime.channels.base import Channel, Connection
+from runtime.channels.base import Channel
 from runtime.durable import DurableStore
 from runtime.errors import (
-    AuditFailed,
-    ConnectionLost,
     ObjectExists,
     PermissionDenied,
     QuotaExceeded,
     RequestSkipped,
+    StoreFull,
     WorkerError,
     to_failure,
 )
-from runtime.executor import Executor, RunBounds, Runner
+from runtime.executor import Executor, Runner
 from runtime.handlers import HANDLERS
 from runtime.identity import Identity
-from runtime.messages import MAX_ID, Answer, Body, Failure, Names, Reply, Request, Run, Text
+from runtime.keeping import Keeping
+from runtime.limits import WorkerLimits
+from runtime.messages import MAX_ID, Answer, Failure, Names, Reply, Request, Run, Text
+from runtime.peers import Peers
 from runtime.policy import PUBLIC, Policy, Right, Secrecy
 from runtime.replay import Answered, Pending, Replays
 from runtime.reservations import Reservations
 from runtime.shelf import Shelf
 from runtime.store import Store, Stored
-from runtime.wire import Frame, WireLimits, decode, encode, encode_frame
+from runtime.wire import Frame, decode, encode, encode_frame
 
 _log = logging.getLogger(__name__)
-_APPROVALS = "approvals"
-"""The kind of the durable records of what the owner decided."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerLimits:
-    """What a worker accepts and keeps."""
-
-    wire: WireLimits = field(default_factory=WireLimits)
-    plan: Limits = field(default_factory=Limits)
-    store_bytes: int = 64 * 2**30
-    """Bytes of all objects."""
-    run: RunBounds = field(default_factory=RunBounds)
-    """Memory and work that one run of a plan may take; estimated before it starts."""
-    concurrent_runs: int = 4
-    """Plans that run at a time; more wait."""
-    plans: int = 1024
-    """Installed plans."""
-    plan_bytes: int = 4 * 2**30
-    """Bytes of all installed plans and their constants."""
-    executable_bytes: int = 2**30
-    """Bytes that compiled executables keep between runs."""
-    replay_window: int = 1024
-    """Requests of a session whose replies are remembered."""
-    replay_bytes: int = 256 * 2**20
-    """Bytes of tensors in the replies that are remembered for a session."""
-    sessions: int = 64
-    """Sessions of a client whose replies are remembered."""
-    clients: int = 4096
-    """Clients whose replies are remembered."""
+_Encoded = TypeVar("_Encoded")
 
 
 class Worker:
@@ -117,8 +88,7 @@ class Worker:
     ) -> None:
         self.id = id
         self.limits = limits = limits or WorkerLimits()
-        self._peers = peers
-        self._connections: dict[str, Connection] = {}
+        self._peers = Peers(id, peers, durable=durable is not None)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._reserved = Reservations()
@@ -133,7 +103,7 @@ class Worker:
             executor=Executor(place, limits.run, limits.executable_bytes, runner),
             approvals=Approvals(id),
             usage=Usage(),
-            send=self._send,
+            send=self._peers.send,
             unlocked=self._unlocked,
             computing=self._computing,
             audit_head=lambda: audit.head if audit is not None else None,
@@ -142,14 +112,7 @@ class Worker:
         accounts, shelf = self._site.store.accounts, self._site.shelf
         accounts.limit = self._bytes_allowed
         accounts.besides = lambda client: sum(plan.nbytes for plan in shelf.of(client))
-        self._audit = Audit(audit) if audit is not None else None
-        if audit is not None and durable is None:  # what cannot be logged is taken back
-            self._site.store.record()
-            shelf.record()
-        self._durable = durable
-        if durable is not None:
-            durable.attach(id, place, self._site.store, self._site.shelf, self._replays)
-            self._keep_approvals(durable)
+        self._keeping = Keeping(self._site, self._replays, durable, audit)
 
     @property
     def device(self) -> torch.device:
@@ -169,13 +132,13 @@ class Worker:
         """Let the results of a plan on private originals be public. For the owner of the data."""
         with self._lock:
             self._site.approvals.approve(plan_id)
-            self._decided("approve", plan_id)
+            self._keeping.decided("approve", plan_id)
 
     def disapprove(self, plan_id: str) -> None:
         """Take an approval back. Results that are public already stay so."""
         with self._lock:
             self._site.approvals.disapprove(plan_id)
-            self._decided("disapprove", plan_id)
+            self._keeping.decided("disapprove", plan_id)
 
     def add(
         self,
@@ -218,9 +181,9 @@ class Worker:
             if self._site.store.get(id) is not None:
                 raise ObjectExists(f"there is data of the name {name!r} already, as object {id}")
             self._site.store.commit({id: Stored(value, self.id, tuple(tags), description, secrecy)})
-            if self._durable is not None:
-                self._durable.offer(id, value)
-            self._persist()
+            if self._keeping.durable is not None:
+                self._keeping.durable.offer(id, value)
+            self._keeping.persist()
         return id
 
     def handle_frame(
@@ -232,7 +195,7 @@ class Worker:
             frame: the worker's from then on: stored tensors may share its memory.
             identity: who sent it; where not given, whoever the request says.
         """
-        return encode(*self._answer(frame, identity))
+        return self._encoded(encode, self._answer(frame, identity))
 
     def message_bytes(self, identity: Identity) -> int | None:
         """The most bytes that somebody's request may have; None for no limit but the wire's own."""
@@ -242,7 +205,7 @@ class Worker:
         self, frame: bytearray | memoryview | bytes, identity: Identity | None = None
     ) -> Frame:
         """As `handle_frame`, for a channel that sends large replies a piece at a time."""
-        return encode_frame(*self._answer(frame, identity))
+        return self._encoded(encode_frame, self._answer(frame, identity))
 
     def handle(
         self, request: Request, tensors: Sequence[torch.Tensor] = (), identity: Identity | None = None
@@ -279,31 +242,25 @@ class Worker:
             try:
                 answered = self._apply(request, tensors, identity)
                 self._replays.end(request, answered)
-                self._persist(request)
+                self._keeping.persist(request)
             except WorkerError as error:  # not durable or not logged, so not done: a repeat tries again
                 self._replays.abandon(request)
-                self._undo()
-                if self._audit is not None and not isinstance(error, AuditFailed):
-                    self._audit.undone(request, identity)
+                self._keeping.undo()
+                self._keeping.undone(request, identity, error)
                 return Reply(request.request_id, self._failure(error)), []
             except BaseException:  # an interrupt: nobody may wait for this reply for ever
                 self._replays.abandon(request)
-                self._undo()
+                self._keeping.undo()
                 raise
             finally:
                 self._changed.notify_all()
             return answered
 
     def close(self) -> None:
-        """Close the channels to its peers, and the folder that keeps what it holds."""
+        """Close the channels to its peers, the log, and the folder that keeps what it holds."""
         with self._lock:
-            connections, self._connections = self._connections, {}
-            if self._audit is not None:
-                self._audit.close()
-            if self._durable is not None:
-                self._durable.close()
-        for connection in connections.values():
-            connection.close()
+            self._keeping.close()
+        self._peers.close()
 
     def _answer(self, frame: bytearray | memoryview | bytes, identity: Identity | None) -> Answered:
         number = 0
@@ -319,6 +276,18 @@ class Worker:
             return self.handle(message, tensors, identity)
         except Exception as error:
             return Reply(number, self._failure(error)), []
+
+    def _encoded(
+        self, encoding: Callable[[Reply, Sequence[torch.Tensor]], _Encoded], answered: Answered
+    ) -> _Encoded:
+        """A reply as a frame; a failure in its place where the machine has no room for it."""
+        reply, tensors = answered
+        try:
+            return encoding(reply, tensors)
+        except (MemoryError, RuntimeError) as error:  # torch raises the latter where it cannot allocate
+            nbytes = sum(tensor.nbytes for tensor in tensors)
+            full = StoreFull(f"there is no room for a reply of {nbytes} bytes ({type(error).__name__})")
+            return encoding(Reply(reply.request_id, self._failure(full)), [])
 
     def _begin(self, request: Request) -> Answered | None:
         """The reply to a request that came before; None if it is new and nothing hinders it any more."""
@@ -338,8 +307,7 @@ class Worker:
     def _apply(self, request: Request, tensors: Sequence[torch.Tensor], identity: Identity) -> Answered:
         call = Call(self._site, identity, tensors, request=request)
         right, result, start = Right.OWN, "ok", time.perf_counter()
-        if (audit := self._audit) is not None:
-            call.log_leaving = lambda: audit.leaving(call, request)
+        self._keeping.begin(call, request)
         self._site.usage.enter(call.client, request.session)
         try:
             self._release(call, request.release)
@@ -352,28 +320,20 @@ class Worker:
         except Exception as error:
             body = self._failure(error)
             call.back, result = [], body.kind
-        self._finish(call, request, right, result, time.perf_counter() - start)
+            if result == "internal":  # nobody knows how far it came
+                self._keeping.undo()
+        self._keeping.record(call, request, right, result, time.perf_counter() - start)
         # What is kept for a repeat must not hold more than the elements: no autograd graph.
         return Reply(request.request_id, body), [tensor.detach() for tensor in call.back]
-
-    def _finish(self, call: Call, request: Request, right: Right, result: str, seconds: float) -> None:
-        """Charge the client for a request, and log it."""
-        usage = self._site.usage
-        # An operation holds the worker all the time that it takes; a plan only while it computes.
-        usage.spend(call.client, seconds if right is Right.USE else call.spent)
-        usage.of(call.client).refused += result in REFUSALS
-        if self._audit is not None:
-            self._audit.record(call, request, result, seconds)
 
     def _turned_away(self, request: Request, identity: Identity, error: PermissionDenied) -> Answered:
         """The reply to somebody who may not ask for anything."""
         failure = self._failure(error)
-        if self._audit is not None:
-            with self._lock:
-                try:
-                    self._audit.record(Call(self._site, identity, ()), request, failure.kind, 0.0)
-                except WorkerError as unlogged:
-                    failure = self._failure(unlogged)
+        with self._lock:
+            try:
+                self._keeping.refused(request, identity, failure.kind)
+            except WorkerError as unlogged:
+                failure = self._failure(unlogged)
         return Reply(request.request_id, failure), []
 
     def _check_size(self, frame: bytearray | memoryview | bytes, identity: Identity) -> None:
@@ -389,46 +349,6 @@ class Worker:
             return None
         return self._site.policy.rights(Identity(client)).quota.bytes
 
-    def _decided(self, kind: str, plan_id: str) -> None:
-        """Log and keep what the owner decided in this process."""
-        try:
-            if self._audit is not None:
-                self._audit.decided(kind, self.id, plan_id)
-            self._persist()
-        except WorkerError:
-            self._undo()
-            raise
-
-    def _keep_approvals(self, durable: DurableStore) -> None:
-        approvals, records = self._site.approvals, durable.records
-        approvals.restore(records.items(_APPROVALS, Decisions))
-
-        def keep(plan_id: str, decided: Decisions | None) -> None:
-            if decided is None:
-                records.delete(_APPROVALS, plan_id)
-            else:
-                records.put(_APPROVALS, plan_id, decided)
-
-        approvals.keep = keep
-
-    def _undo(self) -> None:
-        """Take back what a request changed."""
-        self._site.approvals.undo()
-        if self._durable is not None:
-            self._durable.undo()
-        elif self._audit is not None:
-            self._site.store.undo()
-            self._site.shelf.undo()
-
-    def _persist(self, request: Request | None = None) -> None:
-        """Make durable what changed, and the reply to the request that did it; or take it back and raise."""
-        if self._durable is not None:
-            self._durable.commit(request)
-        elif self._audit is not None:
-            self._site.store.settle()
-            self._site.shelf.settle()
-        self._site.approvals.settle()
-
     def _release(self, call: Call, ids: Sequence[int]) -> None:
         """Delete what the client no longer needs. What is gone already, or another's, is passed over."""
         if not ids:
@@ -443,26 +363,9 @@ class Worker:
             _log.error("worker %r: unexpected %s", self.id, type(error).__name__, exc_info=error)
         return failure
 
-    def _send(
-        self, to: str, body: Body, tensors: Sequence[torch.Tensor], request: Request | None = None
-    ) -> None:
-        """Deliver a message to a peer, and wait for it to be done.
-
-        When a request comes again after this worker was started again, the peer still takes the message once.
-        """
-        if self._peers is None:
-            raise ConnectionLost(f"there is no way from here to worker {to!r}: no peers are known")
-        connection = self._connections.get(to)
-        if connection is None:
-            connection = Connection(self._peers(to), self.id, peer=True)
-            connection = self._connections.setdefault(to, connection)
-        if self._durable is not None and request is not None:
-            connection = connection.as_session(_session_for(self.id, request))
-        connection.call(body, tensors)
-
     @contextmanager
     def _unlocked(self) -> Generator[None]:
-        self._persist()  # what was released: a request that comes in between must not answer for it
+        self._keeping.persist()  # what was released: a request that comes in between must not answer for it
         self._lock.release()
         try:
             yield
@@ -472,7 +375,7 @@ class Worker:
     @contextmanager
     def _computing(self, written: Iterable[int]) -> Generator[None]:
         """Open the worker to other requests but those that name what is going to be written."""
-        self._persist()  # as in `_unlocked`: to wait opens the worker too
+        self._keeping.persist()  # as in `_unlocked`: to wait opens the worker too
         reserved = self._reserved
         ids = set(written)
         reserved.ids |= ids
@@ -487,12 +390,6 @@ class Worker:
                 reserved.running -= 1
         finally:
             reserved.ids -= ids
-
-
-def _session_for(worker: str, request: Request) -> int:
-    """A session at a peer for what a worker sends there because of this very request."""
-    text = f"{worker}\0{request.client}\0{request.session}\0{request.request_id}"
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") % MAX_ID
 
 
 def _id_of(worker: str, name: str) -> int:

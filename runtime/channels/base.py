@@ -13,7 +13,15 @@ import torch
 
 from planc.errors import DecodeError
 from runtime.counting import count_reply, count_request
-from runtime.errors import ConnectionLost, RequestSkipped, WorkerError, to_error
+from runtime.errors import (
+    AuditFailed,
+    ConnectionLost,
+    RequestSkipped,
+    StorageError,
+    StoreFull,
+    WorkerError,
+    to_error,
+)
 from runtime.messages import MAX_ID, Answer, Body, Failure, Message, Pointer, Reply, Request, Values
 from runtime.wire import Frame, WireLimits, decode, encode_frame
 
@@ -163,7 +171,11 @@ class Connection:
             # Releasing what is released already does no harm; forgetting to does.
             self._released.extend(released)
             raise
-        return self._answer(number, message), answer
+        try:
+            return self._answer(number, message), answer
+        except (AuditFailed, StorageError, StoreFull):  # then the request was taken back, releases and all
+            self._released.extend(released)
+            raise
 
     def post(self, body: Body, tensors: Sequence[torch.Tensor] = ()) -> None:
         """Send a message that is answered by Done, without waiting for that where the channel allows it.

@@ -10,10 +10,11 @@ import torch
 from runtime.channels.base import Channel, Connection
 from runtime.channels.inprocess import InProcessChannel
 from runtime.errors import ConnectionLost
+from runtime.limits import WorkerLimits
 from runtime.policy import Policy
 from runtime.remote.handle import WorkerHandle
 from runtime.wire import Frame
-from runtime.worker import Worker, WorkerLimits
+from runtime.worker import Worker
 
 ME = "me"
 _known: weakref.WeakValueDictionary[str, Worker] = weakref.WeakValueDictionary()

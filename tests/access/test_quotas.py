@@ -11,6 +11,7 @@ from planc.codec import encode, plan_id
 from planc.ir.program import Program
 from runtime.errors import PermissionDenied, QuotaExceeded, RemoteInputError, RemoteLimitError
 from runtime.identity import Identity
+from runtime.limits import WorkerLimits
 from runtime.messages import (
     Apply,
     Failure,
@@ -32,7 +33,7 @@ from runtime.owner import owner_of
 from runtime.policy import Policy, Quota, Rights
 from runtime.wire import WireLimits, decode
 from runtime.wire import encode as encode_frame
-from runtime.worker import Worker, WorkerLimits
+from runtime.worker import Worker
 from tests.access.helpers import connect
 from tests.runtime.helpers import adding, constant_sum, get, handles, identity, install, new_id, put, stepping
 

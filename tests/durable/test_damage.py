@@ -32,8 +32,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home.handle(3, Install(plan_id(PLAN), encode(PLAN), {digest(CONSTANT): Slot(0)}), CONSTANT)
     home.handle(4, Put((PutItem(3, Slot(0)),)), torch.ones(20_000))
     home.handle(5, Get((3,), True))
-    home.worker._durable.records.put("approval", "p", 1)  # type: ignore[union-attr]
-    home.worker._durable.commit()  # type: ignore[union-attr]
+    home.worker._keeping.durable.records.put("approval", "p", 1)  # type: ignore[union-attr]
+    home.worker._keeping.durable.commit()  # type: ignore[union-attr]
     home.worker.close()
     return home.folder
 

@@ -165,7 +165,7 @@ def test_when_nobody_knows_whether_it_was_written_no_more_is_accepted(tmp_path: 
     body, tensors = STEPS[0]
     home.handle(1, body, *tensors)
     before = state(home.worker)
-    index = home.worker._durable._index  # type: ignore[union-attr]
+    index = home.worker._keeping.durable._index  # type: ignore[union-attr]
     assert index is not None
 
     def lose(_number: int, what: str) -> None:
@@ -198,7 +198,7 @@ def test_bytes_are_on_the_disk_before_anything_says_so(tmp_path: Path) -> None:
     steps = ("create", "write", "sync", "rename", "sync folder", "BEGIN", "COMMIT")
     at = [order.index(what) for what in steps]
     assert at == sorted(at)
-    connection = home.worker._durable._index._connection  # type: ignore[union-attr]
+    connection = home.worker._keeping.durable._index._connection  # type: ignore[union-attr]
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 

@@ -12,6 +12,7 @@ from planc.codec import plan_id
 from runtime.channels import InProcessChannel
 from runtime.errors import ConnectionLost, ReplayError, to_error
 from runtime.handlers import HANDLERS
+from runtime.limits import WorkerLimits
 from runtime.messages import (
     Apply,
     Approve,
@@ -50,7 +51,7 @@ from runtime.messages import (
     ZeroGrad,
 )
 from runtime.wire import decode, encode
-from runtime.worker import Worker, WorkerLimits
+from runtime.worker import Worker
 from tests.durable.helpers import Home, request, state
 from tests.runtime.helpers import adding, connect, get, stepping
 
@@ -164,7 +165,7 @@ def test_what_is_settled_or_older_than_the_window_stays_refused(tmp_path: Path) 
             assert isinstance(failure(home, number, ADD_ONE), ReplayError)
         for number in range(13, 21):
             assert home.handle(number, ADD_ONE)[0].body == Done()
-    (rows,) = (rows for (_, session), rows in home.worker._durable._replies.items() if session == 1)  # type: ignore[union-attr]
+    (rows,) = (rows for (_, session), rows in home.worker._keeping.durable._replies.items() if session == 1)  # type: ignore[union-attr]
     assert len(rows) == 8
 
 
@@ -192,7 +193,7 @@ def test_sessions_that_are_forgotten_leave_the_disk(tmp_path: Path) -> None:
     furnish(home.worker)
     for session in range(10, 20):
         home.handle(1, ADD_ONE, session=session)
-    durable = home.worker._durable
+    durable = home.worker._keeping.durable
     assert durable is not None
     index = durable._index
     assert index is not None

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from runtime.durable import DurableStore
 from runtime.errors import InputError, ObjectExists, StorageError, StoreFull, StoreLocked, to_error
+from runtime.limits import WorkerLimits
 from runtime.messages import (
     Apply,
     Backward,
@@ -34,7 +35,7 @@ from runtime.messages import (
     Update,
     Values,
 )
-from runtime.worker import Worker, WorkerLimits
+from runtime.worker import Worker
 from tests.durable.helpers import Counting, Home, copy, request, state
 from tests.runtime.helpers import connect, constant_sum, get, handles, install, put, stepping
 
@@ -208,7 +209,7 @@ def test_records_are_kept_with_what_changed_beside_them(home: Home) -> None:
         plan: str
         until: float | None = None
 
-    durable = home.worker._durable
+    durable = home.worker._keeping.durable
     assert durable is not None
     durable.records.put("approval", "p1", Decision("p1", 5.0))
     durable.records.put("denial", "p2", {"why": "no"})
@@ -218,7 +219,7 @@ def test_records_are_kept_with_what_changed_beside_them(home: Home) -> None:
     durable.commit()
     durable.records.put("approval", "p4", Decision("p4"))  # never committed
     home.restart()
-    records = home.worker._durable.records  # type: ignore[union-attr]
+    records = home.worker._keeping.durable.records  # type: ignore[union-attr]
     assert records.items("approval", Decision) == {"p1": Decision("p1", 5.0), "p3": Decision("p3")}
     assert records.get("denial", "p2", dict) is None
 

@@ -17,6 +17,7 @@ from runtime.errors import (
     WrongWorker,
 )
 from runtime.handlers import eager
+from runtime.limits import WorkerLimits
 from runtime.messages import (
     Apply,
     Argument,
@@ -36,7 +37,7 @@ from runtime.messages import (
     Step,
     ZeroGrad,
 )
-from runtime.worker import Worker, WorkerLimits
+from runtime.worker import Worker
 from tests.network.fixtures import channel, over_every_channel  # noqa: F401
 from tests.runtime.helpers import connect, get, handles, new_id, put, state_of
 

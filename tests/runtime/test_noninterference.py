@@ -89,7 +89,7 @@ class Pair:
         for seen in self.replies:
             workers = {name: Worker(name) for name in ("bob", "alice")}
             for worker in workers.values():
-                worker._peers = lambda to, workers=workers: InProcessChannel(workers[to])
+                worker._peers._open = lambda to, workers=workers: InProcessChannel(workers[to])
             self.workers.append(workers["bob"])
             self.connections.append(Connection(_Listening(workers["bob"], seen), "me"))
 

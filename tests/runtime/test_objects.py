@@ -12,6 +12,7 @@ from runtime.errors import (
     PermissionDenied,
     StoreFull,
 )
+from runtime.limits import WorkerLimits
 from runtime.messages import (
     Clear,
     Copy,
@@ -31,7 +32,7 @@ from runtime.messages import (
 )
 from runtime.policy import Policy
 from runtime.wire import encode
-from runtime.worker import Worker, WorkerLimits
+from runtime.worker import Worker
 from tests.network.fixtures import channel, over_every_channel  # noqa: F401
 from tests.runtime.helpers import connect, get, new_id, put, state_of
 

@@ -19,6 +19,7 @@ from runtime.errors import (
     WrongWorker,
 )
 from runtime.executor import Interpreting, RunBounds, Runner
+from runtime.limits import WorkerLimits
 from runtime.messages import (
     Drop,
     FetchPlan,
@@ -37,7 +38,7 @@ from runtime.messages import (
     Uninstall,
     Update,
 )
-from runtime.worker import Worker, WorkerLimits
+from runtime.worker import Worker
 from tests.network.fixtures import channel, over_every_channel  # noqa: F401
 from tests.runtime.helpers import (
     adding,

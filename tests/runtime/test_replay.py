@@ -8,6 +8,7 @@ import torch
 
 from runtime.channels import Connection, InProcessChannel
 from runtime.errors import ConnectionLost, ReplayError, to_error
+from runtime.limits import WorkerLimits
 from runtime.messages import (
     Apply,
     Body,
@@ -26,7 +27,7 @@ from runtime.messages import (
 )
 from runtime.replay import PENDING
 from runtime.wire import decode, encode
-from runtime.worker import Worker, WorkerLimits
+from runtime.worker import Worker
 from tests.runtime.helpers import connect, get, put
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -65,13 +64,6 @@ def test_a_missing_file_is_named(authority: Authority) -> None:
 def test_a_folder_is_no_file(authority: Authority) -> None:
     issued = authority.issue(BOB)
     assert "cannot be read: Is a directory" in message(lambda: load_pair(authority.folder, issued.key))
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read(authority: Authority) -> None:
-    issued = authority.issue(BOB)
-    issued.key.chmod(0)
-    assert "cannot be read: Permission denied" in message(lambda: load_pair(issued.certificate, issued.key))
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o640, 0o620, 0o601, 0o644, 0o777])
