@@ -154,7 +154,7 @@ def _level(graph: Graph, sizes: Mapping[str, int], depth: int) -> _Level:
             below, working = _scan(graph, node, sizes, depth)
         flops, moved = below.flops, below.bytes_moved
         if not lookup(node.op).has(Trait.STRUCTURED):
-            flops, moved = _flops(node, sizes), _moved(node, sizes)
+            flops, moved = flops_of(node, sizes), _moved(node, sizes)
         rows.append(NodeCost(depth, graph.name, i, node.op, result_types(node), 1, flops, moved, node.loc))
         rows.extend(below.rows)
         memory.run(i, node, working)
@@ -240,7 +240,8 @@ class _Memory:
         return self._owner.get(value.index, value.index)
 
 
-def _flops(node: Node, sizes: Mapping[str, int]) -> int:
+def flops_of(node: Node, sizes: Mapping[str, int]) -> int:
+    """The floating-point operations of one node, subplans not included, with named dims at these sizes."""
     definition = lookup(node.op)
     operands = tuple(operand_type(operand) for operand in node.operands)
     attrs = full_attrs(definition, node.attrs)

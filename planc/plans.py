@@ -19,7 +19,7 @@ from planc.ir import DimVar, Graph, Input, Node, Output, Role, type_of
 from planc.ir.program import Program
 from planc.ir.structure import Fixed, Leaf, Tree, flat, leaf_paths
 from planc.ir.structure import Sequence as TreeSequence
-from planc.lower import ExecutableCache
+from planc.lower import ExecutableCache, Timing, profile
 from planc.passes import PASSES, Pass, PassRecord, Watch, run_pipeline
 from planc.text import show
 
@@ -171,6 +171,27 @@ class Plan:
             InputError: arguments that do not fit, or state that is missing.
             ExecutionError: an operation failed; the state is as before.
         """
+        values = self._values(args)
+        outputs = _CACHE.run(self.id, self.program, values, _device_of(values))
+        results, updates = self.split_outputs(outputs)
+        self.state = {**self.state, **updates}
+        return self.arrange(results)
+
+    def profile(self, *args: Any) -> list[Timing]:
+        """Where the time of a call goes: a row for each node, the slowest first. The state stays as it is.
+
+        It runs the plan a few times. What needs computing only once for all calls has no row.
+
+        Raises:
+            InputError: as a call.
+            ExecutionError: as a call.
+        """
+        values = self._values(args)
+        _, rows = profile(self.program, values, _device_of(values))
+        return sorted(rows, key=lambda row: -row.seconds)
+
+    def _values(self, args: tuple[Any, ...]) -> list[torch.Tensor]:
+        """A tensor for each input of the graph: arguments and state."""
         leaves = iter(self.flatten_arguments(args))
         values: list[torch.Tensor] = []
         for port in self.graph.inputs:
@@ -180,10 +201,7 @@ class Plan:
                     f"input {port.path!r} must be a tensor, {port.value.type}, got {_kind(value)}"
                 )
             values.append(value)
-        outputs = _CACHE.run(self.id, self.program, values, _device_of(values))
-        results, updates = self.split_outputs(outputs)
-        self.state = {**self.state, **updates}
-        return self.arrange(results)
+        return values
 
     def flatten_arguments(self, args: tuple[Any, ...]) -> list[Any]:
         """The leaves of a call's arguments, in the order of the graph's arguments.

@@ -1,25 +1,30 @@
 """The fast path of a worker: runs installed plans through compiled executables. Knows no objects, no rights.
 
-Compilation and its cache are `planc.lower`'s; here is the check that a run fits in memory before it starts.
+Compilation and its cache are `planc.lower`'s; here is the check that a run is within bounds before it starts,
+and the deadline that ends it where it is not.
 """
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
-from planc.cost import cost
-from planc.errors import ExecutionError
-from planc.ir import Graph
+from planc.cost import cost, flops_of
+from planc.errors import ExecutionError, LimitError
+from planc.ir import Graph, Node
 from planc.ir.program import Program
 from planc.lower import ExecutableCache
 from planc.lower.bind import bind_tensors
+from planc.lower.record import late
+from planc.ops.apply import apply
 from runtime.errors import RemoteExecutionError, RemoteLimitError, StoreFull
-from runtime.interpreter import interpret
+from runtime.interpreter import RunNode, interpret
 
 _REMEMBERED = 4096
 """Combinations of plan and input shapes known to be within bounds: a few dozen bytes each."""
@@ -27,7 +32,7 @@ _REMEMBERED = 4096
 
 @dataclass(frozen=True, slots=True)
 class RunBounds:
-    """The most that one run of a plan may take, as estimated before it starts."""
+    """The most that one run of a plan may take: as estimated before it starts, and by the clock."""
 
     bytes: int = 64 * 2**30
     """Memory at its peak, inputs and constants included."""
@@ -35,15 +40,28 @@ class RunBounds:
     """Floating-point operations: about a day of one core."""
     nodes: int = 10**9
     """Nodes run, each trip of a scan counted."""
+    seconds: float | None = None
+    """Time, looked at between nodes: one node is never interrupted. As long as it takes, where not given."""
 
 
 class Runner(Protocol):
     """What runs a program: the compiled path, or the reference interpreter."""
 
     def run(
-        self, plan_id: str, program: Program, inputs: list[torch.Tensor], device: torch.device, /
+        self,
+        plan_id: str,
+        program: Program,
+        values: list[torch.Tensor],
+        device: torch.device,
+        /,
+        *,
+        seconds: float | None = None,
     ) -> list[torch.Tensor]:
-        """The outputs of ``program.graph`` in order. Writes to no input."""
+        """The outputs of ``program.graph`` in order. Writes to no input. Any number may run at once.
+
+        Raises:
+            LimitError: it took longer than ``seconds``.
+        """
         ...
 
 
@@ -51,14 +69,21 @@ class Interpreting:
     """Runs programs through the reference interpreter, for comparison."""
 
     def run(
-        self, plan_id: str, program: Program, inputs: list[torch.Tensor], device: torch.device, /
+        self,
+        plan_id: str,
+        program: Program,
+        values: list[torch.Tensor],
+        device: torch.device,
+        /,
+        *,
+        seconds: float | None = None,
     ) -> list[torch.Tensor]:
         with torch.no_grad():
-            return interpret(program.graph, inputs, program.constants, device)
+            return interpret(program.graph, values, program.constants, device, _timed(apply, seconds))
 
 
 class Executor:
-    """Runs plans for one worker.
+    """Runs plans for one worker; any number at once, each on memory of its own.
 
     Args:
         device: where they run.
@@ -73,55 +98,126 @@ class Executor:
         self._device = device
         self._bounds = bounds
         self._runner: Runner = ExecutableCache(max_bytes=cache_bytes) if runner is None else runner
-        self._within: OrderedDict[tuple[str, tuple[torch.Size, ...]], None] = OrderedDict()
+        self._within: OrderedDict[tuple[Any, ...], None] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def run(self, plan_id: str, program: Program, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    def run(
+        self,
+        plan_id: str,
+        program: Program,
+        inputs: list[torch.Tensor],
+        seconds: float | None = None,
+    ) -> list[torch.Tensor]:
         """The outputs of a plan in order, state included, as ordinary tensors that are not written to again.
+
+        Args:
+            plan_id: names ``program``.
+            program: what to run.
+            inputs: one tensor for each of its inputs; they are not written to.
+            seconds: how long it may take; never longer than the bounds allow.
 
         Raises:
             InputError: the inputs do not fit the plan.
             StoreFull: the run would take more memory than is allowed.
-            RemoteLimitError: it would compute longer than is allowed.
+            RemoteLimitError: it would compute more than is allowed, or it took too long.
             RemoteExecutionError: an op failed.
         """
-        self._check_bounds(plan_id, program.graph, inputs)
+        self.check(plan_id, program.graph, inputs)
+        limit = self._seconds(seconds)
         try:
-            return self._runner.run(plan_id, program, inputs, self._device)
+            return self._runner.run(plan_id, program, inputs, self._device, seconds=limit)
         except ExecutionError as error:
             raise _without_values(plan_id, program.graph, error) from error
+        except LimitError as error:
+            raise _too_long(program.graph, limit) from error
 
-    def run_with_grad(self, plan_id: str, program: Program, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+    def run_with_grad(
+        self,
+        plan_id: str,
+        program: Program,
+        inputs: list[torch.Tensor],
+        run_node: RunNode = apply,
+        seconds: float | None = None,
+    ) -> list[torch.Tensor]:
         """As `run`, by the interpreter, so that gradients flow from the outputs to the inputs.
 
         What autograd keeps for the backward pass comes on top of the memory that is checked.
         """
-        self._check_bounds(plan_id, program.graph, inputs)
+        self.check(plan_id, program.graph, inputs)
+        limit = self._seconds(seconds)
+        timed = _timed(run_node, limit)
         try:
             with torch.enable_grad():
-                return interpret(program.graph, inputs, program.constants, self._device)
+                return interpret(program.graph, inputs, program.constants, self._device, timed)
         except ExecutionError as error:
             raise _without_values(plan_id, program.graph, error) from error
+        except LimitError as error:
+            raise _too_long(program.graph, limit) from error
 
-    def _check_bounds(self, plan_id: str, graph: Graph, inputs: Sequence[torch.Tensor]) -> None:
-        """Refuse a run that is too large before it starts: a few bytes of a plan can ask for years."""
-        key = (plan_id, tuple(tensor.shape for tensor in inputs))
-        if key in self._within:
-            self._within.move_to_end(key)
-            return
-        # Binding checks dtypes as well as shapes; the runner checks them again on a remembered shape.
+    def check_op(self, node: Node) -> None:
+        """Refuse one op by itself, on operands of known sizes, that would compute more than a run may.
+
+        Raises:
+            RemoteLimitError: it would.
+        """
+        needed = flops_of(node, {})
+        if needed > self._bounds.flops:
+            raise RemoteLimitError(f"{node.op} would take {needed} FLOPs, {self._bounds.flops} are allowed")
+
+    def _seconds(self, asked: float | None) -> float | None:
+        """The shorter of what a caller asks for and what the bounds allow."""
+        given = [limit for limit in (asked, self._bounds.seconds) if limit is not None]
+        return min(given, default=None)
+
+    def check(self, plan_id: str, graph: Graph, inputs: Sequence[torch.Tensor]) -> None:
+        """Refuse a run that does not fit or is too large: a few bytes of a plan can ask for years.
+
+        What was found to be right once is remembered, so that asking again costs next to nothing.
+
+        Raises:
+            InputError: the inputs do not fit the plan.
+            StoreFull: the run would take more memory than is allowed.
+            RemoteLimitError: it would compute more than is allowed.
+        """
+        key = (plan_id, *((tensor.dtype, tensor.shape) for tensor in inputs))
+        with self._lock:
+            if key in self._within:
+                self._within.move_to_end(key)
+                return
         found = cost(graph, bind_tensors(graph, inputs))
         bounds = self._bounds
-        if found.peak_bytes > bounds.bytes:
-            raise StoreFull(
-                f"plan {graph.name!r} would take {found.peak_bytes} bytes, {bounds.bytes} are allowed"
-            )
+        # A result that is a view takes none by the estimate, and is copied to be the caller's own.
+        needed = max(found.peak_bytes, found.result_bytes + found.update_bytes)
+        if needed > bounds.bytes:
+            raise StoreFull(f"plan {graph.name!r} would take {needed} bytes, {bounds.bytes} are allowed")
         runs = sum(row.times for row in found.rows)
         for what, size, allowed in (("FLOPs", found.flops, bounds.flops), ("node runs", runs, bounds.nodes)):
             if size > allowed:
                 raise RemoteLimitError(f"plan {graph.name!r} would take {size} {what}, {allowed} are allowed")
-        self._within[key] = None
-        if len(self._within) > _REMEMBERED:
-            self._within.popitem(last=False)
+        with self._lock:
+            self._within[key] = None
+            if len(self._within) > _REMEMBERED:
+                self._within.popitem(last=False)
+
+
+def _timed(run_node: RunNode, seconds: float | None) -> RunNode:
+    """``run_node`` until the time is over, and a `LimitError` from then on."""
+    if seconds is None:
+        return run_node
+    limit = time.perf_counter() + seconds
+
+    def run(
+        node: Node, read: Any, bindings: Mapping[str, int], device: torch.device | str | None
+    ) -> tuple[torch.Tensor, ...]:
+        if time.perf_counter() > limit:
+            raise late()
+        return run_node(node, read, bindings, device)
+
+    return run
+
+
+def _too_long(graph: Graph, seconds: float | None) -> RemoteLimitError:
+    return RemoteLimitError(f"plan {graph.name!r} took longer than the {seconds} seconds that are allowed")
 
 
 def _without_values(plan_id: str, graph: Graph, error: ExecutionError) -> RemoteExecutionError:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from planc.errors import ExecutionError, PlancError
+from planc.errors import ExecutionError, LimitError, PlancError
 from planc.ir import Graph, Node, Value
 from planc.ir.dims import evaluate
 from planc.lower.bind import bind_tensors
@@ -18,6 +18,8 @@ from planc.ops.apply import apply
 from planc.ops.structured import batch_name, scan_operands, subplan_of, trip_count
 
 Tensors = list[torch.Tensor]
+RunNode = Callable[..., tuple[torch.Tensor, ...]]
+"""What runs one node: `planc.ops.apply.apply`, or something with its arguments."""
 
 
 def interpret(
@@ -25,6 +27,7 @@ def interpret(
     values: Sequence[torch.Tensor],
     constants: Mapping[str, torch.Tensor] | None = None,
     device: torch.device | str | None = None,
+    run_node: RunNode = apply,
 ) -> Tensors:
     """The outputs of a graph on concrete inputs.
 
@@ -35,6 +38,7 @@ def interpret(
         values: one tensor for each input of ``graph.inputs``, state included, in order.
         constants: the data of the constants by digest, for this graph and its subplans.
         device: where factories make tensors and constants go; that of the first input where not given.
+        run_node: what runs the nodes that are no plans themselves.
 
     Raises:
         InputError: the inputs do not fit the plan.
@@ -56,7 +60,7 @@ def interpret(
         return env[value.index]
 
     def run(subplan: Graph, inputs: Tensors) -> Tensors:
-        return interpret(subplan, inputs, data, device)
+        return interpret(subplan, inputs, data, device, run_node)
 
     for i, node in enumerate(graph.nodes):
         try:
@@ -65,7 +69,9 @@ def interpret(
             elif node.op == "scan":
                 results = _scan(subplan_of(graph, node), node, read, run, bindings)
             else:
-                results = apply(node, read, bindings, device)
+                results = run_node(node, read, bindings, device)
+        except LimitError:  # no op failed: its time was over
+            raise
         except Exception as error:
             where = f"plan {graph.name!r}: node {i} ({node.op})" + (f" at {node.loc}" if node.loc else "")
             cause = str(error) if isinstance(error, PlancError) else f"{type(error).__name__}: {error}"

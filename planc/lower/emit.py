@@ -1,43 +1,50 @@
-"""Straight-line Python for a graph at concrete sizes: one line a node, values dropped after their last use.
+"""Straight-line Python for a graph at concrete sizes: a line a call, results written where memory is planned.
 
-The source holds generated names only; callables, attributes and constants are bound as objects in its
-namespace. Each subplan is a function of its own; a ``scan`` is a loop over its body's function.
+Lines at the top of the module make what is made once: memory, views of it, values that depend on no input.
+Each subplan is a function of its own, a ``scan`` a loop over its body's function. The source holds names of
+its own only: callables, attributes and constants are bound as objects in its namespace.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
-from planc.errors import InputError, TypeCheckError
-from planc.ir import Graph, Node, Operand, TensorType, Value
+from planc.ir import Graph, TensorType, Value
 from planc.ir.binding import bind
-from planc.lower.liveness import last_uses, shares_memory
-from planc.ops import Trait, lookup
-from planc.ops.apply import concrete
-from planc.ops.structured import batch_name, scan_operands, subplan_of
+from planc.lower import kernels
+from planc.lower.calls import Call, Calls, Constants, Key, Origin, key_of, static
+from planc.lower.layout import Layout, Layouts
+from planc.lower.liveness import last_reads
+from planc.lower.memory import Memory, Place, Planner
+from planc.lower.optimizers import has_update, update_of
+from planc.lower.record import batch_types, copy, joined, late, own, trips_of
+from planc.ops import Trait
+from planc.ops.structured import scan_operands, subplan_of
 
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """The node that a generated line runs: its plan, its number there, itself."""
-
-    plan: str
-    index: int
-    node: Node
+_LOOK = 50
+"""Calls between two looks at the clock."""
+_BATCHES = 1024
+"""Batches whose views are made at a time."""
 
 
 @dataclass
 class Source:
     """Generated functions, the objects that their names stand for, and the node behind each line."""
 
+    setup: list[str] = field(default_factory=list[str])
     lines: list[str] = field(default_factory=list[str])
     origins: dict[int, Origin] = field(default_factory=dict[int, Origin])
+    """By line of ``text``, counted from 1."""
     namespace: dict[str, Any] = field(default_factory=dict[str, Any])
+    nbytes: int = 0
+    """Bytes of the memory that the lines at the top allocate."""
     _bound: dict[int, str] = field(default_factory=dict[int, str])
+    _names: int = 0
 
     def name_of(self, value: Any) -> str:
         """The name that stands for an object; bound on first use."""
@@ -48,13 +55,30 @@ class Source:
             self.namespace[name] = value  # which keeps it alive, so that its id stays its own
         return name
 
+    def once(self, expression: str, origin: Origin | None = None, targets: Sequence[str] = ()) -> str:
+        """Compute something when the module is made; returns its name, the last of ``targets`` if given."""
+        if not targets:
+            targets = (f"m{self._names}",)
+            self._names += 1
+        self.setup.append(f"{', '.join(targets)} = {expression}")
+        if origin is not None:
+            self.origins[-len(self.setup)] = origin
+        return targets[-1]
+
+    def fresh(self, prefix: str) -> str:
+        self._names += 1
+        return f"{prefix}{self._names - 1}"
+
     def append(self, function: Function) -> None:
         offset = len(self.lines)
         self.lines.extend(function.lines)
         self.origins.update({offset + number: origin for number, origin in function.origins.items()})
 
-    def text(self) -> str:
-        return "\n".join(self.lines) + "\n"
+    def finish(self) -> tuple[str, dict[int, Origin]]:
+        """The text, and the node behind each of its lines."""
+        above = len(self.setup)
+        origins = {above + n if n > 0 else -n: origin for n, origin in self.origins.items()}
+        return "\n".join([*self.setup, *self.lines]) + "\n", origins
 
 
 @dataclass
@@ -70,89 +94,179 @@ class Function:
             self.origins[len(self.lines)] = origin
 
 
+@dataclass
+class Scope:
+    """What is known while one function is emitted."""
+
+    graph: Graph
+    bindings: Mapping[str, int]
+    layouts: Layouts
+    memory: Memory
+    names: dict[int, str]
+    body: Function = field(default_factory=Function)
+    slots: dict[int, str] = field(default_factory=dict[int, str])
+
+    def name(self, value: Value) -> str:
+        return self.names[value.index]
+
+    def is_static(self, value: Value) -> bool:
+        return self.memory.place[value.index] is Place.STATIC
+
+    def static(self, values: Sequence[Value]) -> list[TensorType]:
+        return [static(v.type, self.bindings) for v in values]
+
+
 class Emitter:
-    """Emits functions for a graph and its subplans into one `Source`."""
+    """Emits functions for a graph and its subplans into one `Source`.
 
-    def __init__(self, constants: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    Args:
+        calls: the calls of graphs at concrete sizes.
+        constants: the data of their constants.
+        layouts: what `planc.lower.record` found out; what is missing there is not planned.
+        timed: whether to call ``clock`` of the namespace with each node's origin, for profiles.
+    """
+
+    def __init__(
+        self, calls: Calls, constants: Constants, layouts: Mapping[Key, Layouts], *, timed: bool = False
+    ) -> None:
         self.source = Source()
+        self._calls = calls
         self._constants = constants
-        self._device = device
-        self._placed: dict[str, torch.Tensor] = {}
-        self._made: dict[tuple[int, tuple[tuple[str, int], ...], bool], str] = {}
+        self._device = constants.device
+        self._layouts = layouts
+        self._timed = timed
+        self._made: dict[tuple[Key, frozenset[int], tuple[tuple[int, str], ...]], str] = {}
+        self.source.namespace.update(now=time.perf_counter, late=_late, limit=float("inf"))
 
-    def function(self, graph: Graph, bindings: Mapping[str, int], *, fresh: bool = False) -> str:
-        """Emit a function from the graph's inputs to the tuple of its outputs; returns its name.
+    def function(
+        self,
+        graph: Graph,
+        bindings: Mapping[str, int],
+        owned: frozenset[int] = frozenset(),
+        fixed: tuple[tuple[int, str], ...] = (),
+    ) -> str:
+        """Emit a function from the graph's inputs to the list of its outputs; returns its name.
 
-        With ``fresh``, every output has memory of its own, as what a caller may keep must.
+        Every output has memory of its own, as what a caller may keep must. An input that is ``owned`` may be
+        written over; one that is ``fixed`` is what its name stands for, and no parameter.
         """
-        key = (id(graph), tuple(sorted(bindings.items())), fresh)
+        key = (key_of(graph, bindings), owned, fixed)
         if key not in self._made:
             self._made[key] = f"plan_{len(self._made)}"
-            self._emit(self._made[key], graph, bindings, fresh)
+            self._emit(self._made[key], graph, bindings, owned, dict(fixed))
         return self._made[key]
 
-    def _emit(self, name: str, graph: Graph, bindings: Mapping[str, int], fresh: bool) -> None:
-        body = Function()
-        names = {port.value.index: f"x{port.value.index}" for port in graph.inputs}
+    def _emit(
+        self,
+        name: str,
+        graph: Graph,
+        bindings: Mapping[str, int],
+        owned: Collection[int],
+        fixed: Mapping[int, str],
+    ) -> None:
+        calls = self._calls.of(graph, bindings)
+        layouts = self._layouts.get(key_of(graph, bindings), {})
+        memory = Planner(graph, calls, layouts, bindings, self._device, owned, fixed).plan()
+        names = {port.value.index: f"x{port.value.index}" for port in graph.inputs} | dict(fixed)
+        parameters = [f"x{port.value.index}" for port in graph.inputs if port.value.index not in fixed]
         for constant in graph.constants:
-            names[constant.value.index] = self.source.name_of(self._constant(constant.digest))
-        body.add(0, f"def {name}({', '.join(names[port.value.index] for port in graph.inputs)}):")
-        last = last_uses(graph)
-        for index, node in enumerate(graph.nodes):
-            names.update({r.index: f"v{r.index}" for r in node.results})
-            origin = Origin(graph.name, index, node)
-            _check_sizes(origin, bindings)
-            if node.op == "scan":
-                self._scan(body, graph, node, names, bindings, origin)
-            else:
-                call = self._call(graph, node, names, bindings)
-                body.add(1, f"{self._targets(node, names)}{call}", origin)
-            gone = [names[v] for v in last.get(index, ()) if names[v].startswith("v")]
+            names[constant.value.index] = self.source.name_of(self._constants[constant.digest])
+        scope = Scope(graph, bindings, layouts, memory, names)
+        allocate = self.source.name_of(_allocate)
+        for number, size in enumerate(memory.slots):
+            scope.slots[number] = self.source.once(f"{allocate}({size}, {self.source.name_of(self._device)})")
+            self.source.nbytes += size
+        body = scope.body
+        body.add(0, f"def {name}({', '.join(parameters)}):")
+        if self._timed:
+            body.add(1, "clock(None)")
+        last = last_reads(graph, calls)
+        for number, call in enumerate(calls):
+            if number % _LOOK == _LOOK - 1:
+                body.add(1, "if now() > limit: late()")
+            self._line(scope, number, call)
+            gone = [names[v] for v in last.get(number, ()) if names[v].startswith("v")]
             if gone:
-                body.add(1, f"del {', '.join(gone)}")
-        shared = shares_memory(graph) if fresh else [False] * len(graph.outputs)
+                body.add(1, f"del {', '.join(dict.fromkeys(gone))}")
+        copied = self.source.name_of(copy)
         outputs = [names[port.value.index] for port in graph.outputs]
-        copy = self.source.name_of(_copy)
-        outputs = [f"{copy}({o})" if needed else o for o, needed in zip(outputs, shared, strict=True)]
-        body.add(1, f"return ({''.join(o + ', ' for o in outputs)})")
+        outputs = [
+            f"{copied}({o})" if needed else o for o, needed in zip(outputs, memory.copied, strict=True)
+        ]
+        body.add(1, f"return [{', '.join(outputs)}]")
         self.source.append(body)
 
-    def _targets(self, node: Node, names: Mapping[int, str]) -> str:
-        results = [names[r.index] for r in node.results]
-        if not results:
-            return ""
-        many = len(results) > 1 or node.op == "call"
-        return f"{', '.join(results)}{',' if len(results) == 1 and many else ''} = "
+    def _line(self, scope: Scope, number: int, call: Call) -> None:
+        """The line or lines of one call; afterwards its results have names."""
+        memory, names = scope.memory, scope.names
+        places = [memory.place[r.index] for r in call.results]
+        planned = places[0] if places else Place.OWNED
+        if planned in (Place.STATIC, Place.WINDOW):
+            targets = [self.source.fresh("k") for _ in call.results]
+            names.update({r.index: target for r, target in zip(call.results, targets, strict=True)})
+            self.source.once(self._called(scope, call), call.origin, targets)
+            return
+        if planned is Place.PLANNED:
+            (result,) = call.results
+            names[result.index] = self._buffer(scope, number, call)
+            scope.body.add(1, self._called(scope, call, out=names[result.index]), call.origin)
+        elif number in memory.onto:
+            (result,) = call.results
+            target = scope.name(memory.onto[number])
+            names[result.index] = f"v{result.index}"
+            scope.body.add(1, f"v{result.index} = {self._called(scope, call, out=target)}", call.origin)
+        else:
+            names.update({r.index: f"v{r.index}" for r in call.results})
+            if call.op == "scan":
+                self._scan(scope, call)
+            else:
+                update = number in memory.updated
+                called = self._called(scope, call, update=update)
+                scope.body.add(1, f"{_targets(call, names)}{called}", call.origin)
+        if self._timed:
+            scope.body.add(1, f"clock({self.source.name_of(call.origin)})")
 
-    def _call(self, graph: Graph, node: Node, names: Mapping[int, str], bindings: Mapping[str, int]) -> str:
-        if node.op == "call":
-            plan = subplan_of(graph, node)
-            args = node.operands[0]
-            assert isinstance(args, tuple)
-            inner = bind(plan, [_static(v.type, bindings) for v in args if v is not None])
-            return f"{self.function(plan, inner)}({', '.join(names[v.index] for v in args if v is not None)})"
-        definition = lookup(node.op)
-        parts = [self._operand(operand, names, bindings) for operand in node.operands]
-        attrs: dict[str, Any] = {}
-        known = {p.name for p in definition.attrs}
-        for key, value in node.attrs:
-            # Names become source: they come from the op table, whether or not anyone verified the graph.
-            if key not in known:
-                raise TypeCheckError(f"{node.op} has no attribute {key!r}; it is {definition.signature()}")
-            attrs[key] = concrete(value, bindings)
-        if definition.has(Trait.FACTORY):
+    def _buffer(self, scope: Scope, number: int, call: Call) -> str:
+        """The name of the tensor that a planned result is written to."""
+        victim = scope.memory.onto.get(number)
+        if victim is not None:
+            return scope.name(victim)
+        (result,) = call.results
+        layout = scope.layouts[result.index]
+        assert isinstance(layout, Layout)
+        shape, dtype = result.type.at(scope.bindings), result.type.dtype.torch
+        parts = [self.source.name_of(part) for part in (_window, dtype, shape, layout.strides)]
+        slot = scope.slots[scope.memory.slot[result.index]]
+        return self.source.once(f"{parts[0]}({slot}, {', '.join(parts[1:])})")
+
+    def _called(self, scope: Scope, call: Call, out: str = "", update: bool = False) -> str:
+        """The expression that makes a call's results; with ``out``, written there."""
+        if call.op == "call":
+            plan, values = subplan_of(scope.graph, call.origin.node), list(call.values())
+            name = self.function(plan, bind(plan, scope.static(values)))
+            return f"{name}({', '.join(scope.name(v) for v in values)})"
+        attrs = dict(call.attrs)
+        if out:
+            run = kernels.writer(call.op)
+        elif has_update(call, self._device):
+            run, attrs = update_of(call, update), {}
+        else:
+            run = kernels.bare(call.run)
+        if call.has(Trait.FACTORY):
             attrs["device"] = self._device
+        parts = [self._operand(scope, call, position) for position in range(len(call.operands))]
         parts += [f"{key}={self._literal(value)}" for key, value in attrs.items()]
-        call = f"{self.source.name_of(definition.run)}({', '.join(parts)})"
-        single = len(node.results) == 1 and _returns_tuple(node)
-        return f"{call}[0]" if single else call
+        parts += [f"out={out}"] if out else []
+        return f"{self.source.name_of(run)}({', '.join(parts)}){'[0]' if call.unpack else ''}"
 
-    def _operand(self, operand: Operand, names: Mapping[int, str], bindings: Mapping[str, int]) -> str:
+    def _operand(self, scope: Scope, call: Call, position: int) -> str:
+        operand = call.operands[position]
         if isinstance(operand, Value):
-            return names[operand.index]
+            return scope.name(operand)
         if isinstance(operand, tuple):
-            return f"[{', '.join('None' if v is None else names[v.index] for v in operand)}]"
-        return self._literal(concrete(operand, bindings))
+            return f"[{', '.join('None' if v is None else scope.name(v) for v in operand)}]"
+        tensor = kernels.as_tensor(call, position)
+        return self._literal(operand if tensor is None else tensor)
 
     def _literal(self, value: Any) -> str:
         if value is None or isinstance(value, (bool, int)):
@@ -161,111 +275,106 @@ class Emitter:
 
     # -- scan -----------------------------------
 
-    def _scan(
-        self,
-        body: Function,
-        graph: Graph,
-        node: Node,
-        names: Mapping[int, str],
-        bindings: Mapping[str, int],
-        origin: Origin,
-    ) -> None:
+    def _scan(self, scope: Scope, call: Call) -> None:
+        """A loop over the body's function; carried state is copied first and then ours to write over."""
+        body, node, names = scope.body, call.origin.node, scope.names
         carry, over, given = scan_operands(node)
-        plan = subplan_of(graph, node)
-        tag = node.results[0].index if node.results else origin.index
+        plan, trips = subplan_of(scope.graph, node), trips_of(call, scope.bindings)
+        tag = self.source.fresh("")
         carried = [f"c{tag}_{i}" for i in range(len(carry))]
         collected = [f"y{tag}_{i}" for i in range(len(plan.outputs) - len(carry))]
-        size = int(concrete(node.attr("size", 0), bindings))
-        rows = _static(over[0].type, bindings).shape[0] if over else 0
-        assert isinstance(rows, int)
+        batches = [f"b{tag}_{i}" for i in range(len(over))]
         for target, value in zip(carried, carry, strict=True):
-            body.add(1, f"{target} = {names[value.index]}")
+            body.add(1, f"{target} = {self.source.name_of(own)}({scope.name(value)})")
         for target in collected:
             body.add(1, f"{target} = []")
 
-        def trip(indent: int, batches: Sequence[str], length: int) -> None:
-            types = [_static(v.type, bindings) for v in carry]
-            types += [TensorType(v.type.dtype, (length, *_static(v.type, bindings).shape[1:])) for v in over]
-            types += [_static(v.type, bindings) for v in given]
-            called = self.function(plan, bind(plan, types))
-            arguments = [*carried, *batches, *(names[v.index] for v in given)]
+        def trip(indent: int, length: int) -> None:
+            types = [*scope.static(carry), *batch_types(scope.static(over), length), *scope.static(given)]
+            bindings = bind(plan, types)
+            known = self._layouts.get(key_of(plan, bindings), {})
+            ours = [port.value.index for port in plan.inputs[: len(carry)]]
+            owned = frozenset(i for i in ours if (layout := known.get(i)) is not None and layout.dense)
+            ports = plan.inputs[len(carry) + len(over) :]
+            same = {p.value.index: v for p, v in zip(ports, given, strict=True) if scope.is_static(v)}
+            fixed = tuple((index, scope.name(value)) for index, value in same.items())
+            called = self.function(plan, bindings, owned, fixed)
+            loose = [v for p, v in zip(ports, given, strict=True) if p.value.index not in same]
+            arguments = [*carried, *batches, *map(scope.name, loose)]
             results = [*carried, *(f"t{tag}_{i}" for i in range(len(collected)))]
-            targets = f"{''.join(r + ', ' for r in results)}= " if results else ""
-            body.add(indent, f"{targets}{called}({', '.join(arguments)})", origin)
+            targets = f"{', '.join(results)}, = " if results else ""
+            body.add(indent, f"{targets}{called}({', '.join(arguments)})", call.origin)
             for i, target in enumerate(collected):
                 body.add(indent, f"{target}.append(t{tag}_{i})")
+            body.add(indent, "if now() > limit: late()")
 
+        rows = trips.whole * trips.size
         if not over:
-            body.add(1, f"for _ in range({int(concrete(node.attr('trips', 1), bindings))}):")
-            trip(2, [], 0)
-        else:
-            whole = rows - rows % size
-            if whole:
-                body.add(1, f"for i in range(0, {whole}, {size}):")
-                trip(2, [f"{names[v.index]}[i:i + {size}]" for v in over], size)
-            if rows % size and not node.attr("drop_last", False):
-                trip(1, [f"{names[v.index]}[{whole}:]" for v in over], rows % size)
-        batch = batch_name(plan, len(carry), len(over))
-        join, stack, empty = (self.source.name_of(f) for f in (torch.cat, torch.stack, torch.empty))
-        values: list[str] = list(carried)
-        for target, port, result in zip(
-            collected, plan.outputs[len(carry) :], node.results[len(carry) :], strict=True
-        ):
-            shape = port.value.type.shape
-            whole_batch = batch is not None and bool(shape) and str(shape[0]) == batch
-            t = _static(result.type, bindings)
-            if t.shape and t.shape[0] == 0:
-                dtype, device = self.source.name_of(t.dtype.torch), self.source.name_of(self._device)
-                values.append(f"{empty}({list(t.shape)}, dtype={dtype}, device={device})")
-            else:
-                values.append(f"{join if whole_batch else stack}({target})")
-        if node.results:
+            body.add(1, f"for _ in range({trips.whole}):")
+            trip(2, 0)
+        elif rows:
+            listed = ", ".join(map(scope.name, over))
+            split = f"{self.source.name_of(_batches)}([{listed}], {trips.size}, {rows})"
+            body.add(1, f"for {', '.join(batches)}, in {split}:", call.origin)
+            trip(2, trips.size)
+        if trips.rest:
+            for target, value in zip(batches, over, strict=True):
+                body.add(1, f"{target} = {scope.name(value)}[{rows}:]")
+            trip(1, trips.rest)
+        values = [*carried, *self._collected(scope, call, collected)]
+        if values:
             targets = [names[r.index] for r in node.results]
-            body.add(
-                1, f"{''.join(t + ', ' for t in targets)}= ({''.join(v + ', ' for v in values)})", origin
-            )
-        loose = [*carried, *collected]
-        if loose:
-            body.add(1, f"del {', '.join(loose)}")
+            body.add(1, f"{', '.join(targets)}, = {', '.join(values)},", call.origin)
+            body.add(1, f"del {', '.join([*carried, *collected])}")
 
-    def _constant(self, digest: str) -> torch.Tensor:
-        if digest not in self._placed:
-            data = self._constants.get(digest)
-            if data is None:
-                raise InputError(
-                    f"the data of constant sha256:{digest[:12]}... is missing; load it with the plan"
-                )
-            self._placed[digest] = data.to(self._device)
-        return self._placed[digest]
-
-
-def _check_sizes(origin: Origin, bindings: Mapping[str, int]) -> None:
-    """Refuse sizes at which a result would have a negative dim, such as ``x[5:]`` of three rows."""
-    for result in origin.node.results:
-        shape = result.type.at(bindings)
-        if any(size < 0 for size in shape):
-            given = ", ".join(f"{name} = {size}" for name, size in bindings.items())
-            raise InputError(
-                f"plan {origin.plan!r}, node {origin.index}: with {given} the result of {origin.node.op}, "
-                f"{result.type}, would have the shape {list(shape)}"
-            )
+    def _collected(self, scope: Scope, call: Call, lists: Sequence[str]) -> list[str]:
+        """For each collected output of a scan, the expression that makes one tensor of its list."""
+        node = call.origin.node
+        carry, over, _ = scan_operands(node)
+        plan = subplan_of(scope.graph, node)
+        out: list[str] = []
+        for result, target, joins in zip(
+            node.results[len(carry) :], lists, joined(call, plan, len(carry), len(over)), strict=True
+        ):
+            shape = result.type.at(scope.bindings)
+            if shape and shape[0] == 0:
+                parts = [self.source.name_of(part) for part in (torch.empty, shape, result.type.dtype.torch)]
+                device = self.source.name_of(self._device)
+                out.append(f"{parts[0]}({parts[1]}, dtype={parts[2]}, device={device})")
+            else:
+                out.append(f"{self.source.name_of(torch.cat if joins else torch.stack)}({target})")
+        return out
 
 
-def _static(t: TensorType, bindings: Mapping[str, int]) -> TensorType:
-    return TensorType(t.dtype, t.at(bindings))
+def _targets(call: Call, names: Mapping[int, str]) -> str:
+    results = [names[r.index] for r in call.results]
+    comma = "," if len(results) == 1 and call.op == "call" else ""
+    return f"{', '.join(results)}{comma} = " if results else ""
 
 
-def _returns_tuple(node: Node) -> bool:
-    """Whether the callable of a node with one result returns a tuple all the same."""
-    definition = lookup(node.op)
-    return definition.has(Trait.OPTIMIZER) or node.attr("output_mask") is not None or node.op in _LISTS
+def _allocate(nbytes: int, device: torch.device) -> torch.Tensor:
+    """Memory for planned values. What lies in it is never read before it is written."""
+    return torch.empty(nbytes, dtype=torch.uint8, device=device)
 
 
-_LISTS = {"aten.split", "aten.split_with_sizes", "aten.unbind", "random.split"}
+def _window(
+    slot: torch.Tensor, dtype: torch.dtype, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> torch.Tensor:
+    """A tensor in planned memory."""
+    tensor = torch.empty(0, dtype=dtype, device=slot.device)
+    return tensor.set_(slot.untyped_storage(), 0, shape, strides)
 
 
-def _copy(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.clone(memory_format=torch.contiguous_format)
+def _batches(tensors: Sequence[torch.Tensor], size: int, rows: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """The batches of the first rows of tensors; views made many at a time, but never all of a long scan's."""
+    step = size * _BATCHES
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        yield from zip(*(tensor[start:stop].split(size) for tensor in tensors), strict=True)
 
 
-__all__ = ["Emitter", "Function", "Origin", "Source"]
+def _late() -> NoReturn:
+    raise late()
+
+
+__all__ = ["Emitter", "Function", "Scope", "Source"]

@@ -1,160 +1,231 @@
-"""A plan ready to run at concrete sizes, and a bounded cache of such. Checks inputs; keeps no state."""
+"""A plan ready to run at concrete sizes: a first run that finds out its layouts, then generated code.
+
+It keeps memory between runs, and no values: what it returns is never written to again.
+"""
 
 from __future__ import annotations
 
 import itertools
 import linecache
 import threading
+import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 import torch
 
-from planc.errors import ExecutionError, InputError
-from planc.ir import Graph, Role
+from planc.errors import ExecutionError, LimitError
 from planc.ir.program import Program
-from planc.lower.bind import bind_tensors
-from planc.lower.emit import Emitter, Origin
+from planc.lower.calls import Calls, Constants, Key, Origin
+from planc.lower.emit import Emitter
+from planc.lower.layout import Layouts
+from planc.lower.mode import ordinarily
+from planc.lower.record import Recorder, failed
 
 _numbers = itertools.count()
+_IDLE = 4
+"""Sets of buffers kept for calls that come at once; more are made where needed and dropped after."""
+
+Tensors = list[torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Generated code, without the memory that it runs on."""
+
+    source: str
+    filename: str
+    code: CodeType
+    namespace: dict[str, Any]
+    entry: str
+    origins: dict[int, Origin]
+    nbytes: int
+    """Bytes of the memory that it plans."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long one node took in a profile."""
+
+    plan: str
+    node: int
+    """Its number in its plan."""
+    op: str
+    where: str
+    """The line that it came from, as far as that is known."""
+    runs: int
+    """How often it ran; the steps of a fused node count each."""
+    seconds: float
+
+
+class Instance:
+    """One set of buffers and the functions bound to them: one run at a time."""
+
+    __slots__ = ("entry", "namespace")
+
+    def __init__(self, code: Code) -> None:
+        self.namespace = dict(code.namespace)
+        # Not text from anywhere: the emitter made every character of it out of names of its own.
+        exec(code.code, self.namespace)
+        self.entry: Callable[..., Tensors] = self.namespace[code.entry]
 
 
 class Executable:
-    """Generated code for one graph at concrete sizes on one device.
+    """One graph at concrete sizes on one device.
 
-    Re-entrant: it owns no buffers. Outputs are fresh, ordinary tensors that the caller may keep and change.
+    The first run goes node by node; the code is generated for the second, or within the first where that has
+    long scans. Any number of threads may call it at once: each runs on memory of its own. Outputs are fresh,
+    ordinary tensors that the caller may keep and change.
+
+    Attributes:
+        source: the generated code; empty until there is some.
+        filename: the name that tracebacks show for it.
     """
 
     def __init__(self, program: Program, bindings: Mapping[str, int], device: torch.device) -> None:
-        emitter = Emitter(program.constants, device)
-        try:
-            entry = emitter.function(program.graph, bindings, fresh=True)
-        except ZeroDivisionError:
-            raise InputError(
-                f"plan {program.graph.name!r}: with {_sizes(bindings)} a dim is divided by 0"
-            ) from None
-        self.source = emitter.source.text()
-        self.filename = f"<planc {program.graph.name} {next(_numbers)}>"
-        self._origins = emitter.source.origins
-        self._device = device
-        namespace = dict(emitter.source.namespace)
-        # Not text from anywhere: the emitter made every character of it out of names of its own.
-        exec(compile(self.source, self.filename, "exec"), namespace)
-        self._run: Callable[..., tuple[torch.Tensor, ...]] = namespace[entry]
-        linecache.cache[self.filename] = (len(self.source), None, self.source.splitlines(True), self.filename)
+        self.source = ""
+        self.filename = ""
+        self._program = program
+        self._bindings = dict(bindings)
+        self._calls = Calls()
+        self._constants = Constants(program.constants, device)
+        self._layouts: dict[Key, Layouts] | None = None
+        self._code: Code | None = None
+        self._idle: list[Instance] = []
+        self._lock = threading.Lock()
+        for constant in program.graph.constants:  # what is missing is an error now, not in a run
+            self._constants[constant.digest]
+        self._calls.of(program.graph, bindings)
 
     @property
     def nbytes(self) -> int:
-        """A rough size of the generated code, for bounding caches."""
-        return 16 * len(self.source)
+        """A rough size of the code and what it keeps, for bounding caches."""
+        code = self._code
+        return 1024 if code is None else 16 * len(code.source) + max(len(self._idle), 1) * code.nbytes
 
-    def __call__(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def __call__(self, values: Sequence[torch.Tensor], seconds: float | None = None) -> Tensors:
         """Run on checked inputs.
+
+        Args:
+            values: one tensor for each input of the graph.
+            seconds: how long it may take; checked between nodes and between trips of a scan.
 
         Raises:
             ExecutionError: an operation failed; names the op, the node and the user's line.
+            LimitError: the time is over.
         """
+        limit = float("inf") if seconds is None else time.perf_counter() + seconds
         try:
-            with torch.no_grad():
-                return list(self._run(*values))
+            instance = self._idle.pop()
+        except IndexError:
+            first = self._record(values, limit) if self._layouts is None else None
+            if first is not None:
+                return first
+            instance = self._instance()
+        instance.namespace["limit"] = limit
+        try:
+            return ordinarily(instance.entry, values)
         except Exception as error:
-            origin = self._origin_of(error)
-            if origin is None:
-                raise
-            raise _failed(origin, error) from error
+            raise self._explained(error) from error
+        finally:
+            if len(self._idle) < _IDLE:
+                self._idle.append(instance)
+
+    def profile(self, values: Sequence[torch.Tensor]) -> tuple[Tensors, list[Timing]]:
+        """Run with a clock, after runs that warm up: the outputs, and a row for each node that ran.
+
+        The code is that of other runs but for the clock. What is computed before any run, because it depends
+        on no input or is a view of memory that stays, takes no time and has no row.
+
+        Raises:
+            ExecutionError: an operation failed.
+        """
+        for _ in range(2):
+            self(values)
+        clock = _Clock()
+        code = self._compiled(timed=True)
+        instance = ordinarily(Instance, (code,))
+        instance.namespace["clock"] = clock
+        try:
+            ordinarily(instance.entry, values)
+            clock.clear()
+            return ordinarily(instance.entry, values), clock.rows()
+        finally:
+            linecache.cache.pop(code.filename, None)
 
     def close(self) -> None:
         """Forget the generated source; the executable must not be used afterwards."""
         linecache.cache.pop(self.filename, None)
 
-    def _origin_of(self, error: BaseException) -> Origin | None:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == self.filename]
-        return self._origins.get(frames[-1].lineno or 0) if frames else None
+    def _record(self, values: Sequence[torch.Tensor], limit: float) -> Tensors | None:
+        """Run node by node and keep the layouts; the outputs, or None where they are not the real ones."""
+        recorder = Recorder(self._calls, self._constants, limit)
+        graph = self._program.graph
+        try:
+            outputs = ordinarily(lambda: recorder.outputs(graph, self._bindings, values), ())
+        except ExecutionError:
+            if recorder.exact:
+                raise
+            outputs = []  # what stood for the results of a long scan did not do
+        self._layouts = recorder.layouts if recorder.steady else {}
+        return outputs if recorder.exact else None
 
-
-def _sizes(bindings: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} = {size}" for name, size in bindings.items()) or "no dims"
-
-
-def _failed(origin: Origin, error: Exception) -> ExecutionError:
-    where = f" ({origin.node.loc}: {origin.node.loc.text})" if origin.node.loc else ""
-    first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-    failure = ExecutionError(
-        f"plan {origin.plan!r}, node {origin.index}: {origin.node.op} failed{where}: "
-        f"{type(error).__name__}: {first}"
-    )
-    failure.op, failure.node = origin.node.op, origin.index
-    return failure
-
-
-class ExecutableCache:
-    """Executables by plan, sizes and device; the least recently used go when they outgrow ``max_bytes``.
-
-    Safe to share between threads.
-    """
-
-    def __init__(self, max_bytes: int = 64 * 2**20) -> None:
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._entries: OrderedDict[tuple[Any, ...], Executable] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def run(
-        self,
-        plan_id: str,
-        program: Program,
-        values: Sequence[torch.Tensor],
-        device: torch.device | str = "cpu",
-    ) -> list[torch.Tensor]:
-        """The outputs of a plan on these inputs, in the graph's order; fresh, ordinary tensors.
-
-        Args:
-            plan_id: names ``program`` in the cache; the same id must always mean the same program.
-            values: one tensor for each of the graph's inputs, in order, on any device.
-
-        Raises:
-            InputError: an input does not fit the plan.
-            ExecutionError: an operation failed.
-        """
-        place = torch.device(device)
-        # Shapes and dtypes, not bound dims: looking at them is what a call costs that has been made before.
-        kinds = [(v.dtype, v.shape) if isinstance(v, torch.Tensor) else None for v in values]
-        key = (plan_id, place, *kinds)
+    def _instance(self) -> Instance:
         with self._lock:
-            executable = self._entries.get(key)
-            if executable is not None:
-                self._entries.move_to_end(key)
-        if executable is None:
-            bindings = bind_tensors(program.graph, values)
-            executable = self._add(key, Executable(program, bindings, place))
-        return executable(_on_device(program.graph, values, place))
+            if self._code is None:
+                self._code = self._compiled()
+                self.source, self.filename = self._code.source, self._code.filename
+        code = self._code
+        try:
+            return ordinarily(Instance, (code,))
+        except Exception as error:
+            raise self._explained(error) from error
 
-    def _add(self, key: tuple[Any, ...], made: Executable) -> Executable:
-        with self._lock:
-            kept = self._entries.setdefault(key, made)
-            if kept is made:
-                self._bytes += made.nbytes
-            while self._bytes > self._max_bytes and len(self._entries) > 1:
-                _, old = self._entries.popitem(last=False)
-                self._bytes -= old.nbytes
-                old.close()
-            return kept
+    def _compiled(self, *, timed: bool = False) -> Code:
+        emitter = Emitter(self._calls, self._constants, self._layouts or {}, timed=timed)
+        entry = emitter.function(self._program.graph, self._bindings)
+        source, origins = emitter.source.finish()
+        filename = f"<planc {self._program.graph.name} {next(_numbers)}>"
+        code = compile(source, filename, "exec")
+        linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+        return Code(source, filename, code, emitter.source.namespace, entry, origins, emitter.source.nbytes)
 
-
-def _on_device(graph: Graph, values: Sequence[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
-    """Inputs where the plan runs; keys stay on the CPU, where their numbers are drawn."""
-    placed = list(values)
-    for i, value in enumerate(values):
-        if value.device != device and graph.inputs[i].role is not Role.KEY:
-            placed[i] = value.to(device)
-        elif graph.inputs[i].role is Role.KEY and not value.is_cpu:
-            placed[i] = value.cpu()
-    return placed
+    def _explained(self, error: Exception) -> Exception:
+        """The error to raise for one that generated code raised."""
+        code = self._code
+        if code is None or isinstance(error, LimitError):
+            return error
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == code.filename]
+        origin = code.origins.get(frames[-1].lineno or 0) if frames else None
+        return error if origin is None else failed(origin, error)
 
 
-__all__ = ["Executable", "ExecutableCache"]
+class _Clock:
+    """Adds up the time between calls, by the origin that each call names."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[Origin, int, float]] = {}
+        self._last = 0.0
+
+    def __call__(self, origin: Origin | None) -> None:
+        now = time.perf_counter()
+        if origin is not None:
+            key = id(origin.node)
+            _, count, seconds = self._found.get(key, (origin, 0, 0.0))
+            self._found[key] = (origin, count + 1, seconds + now - self._last)
+        self._last = time.perf_counter()
+
+    def clear(self) -> None:
+        self._found.clear()
+
+    def rows(self) -> list[Timing]:
+        return [
+            Timing(origin.plan, origin.index, origin.node.op, str(origin.node.loc or ""), runs, seconds)
+            for origin, runs, seconds in self._found.values()
+        ]
+
+
+__all__ = ["Executable", "Timing"]

@@ -1,59 +1,72 @@
-"""Where values die, and which outputs share memory with something else. Pure analysis of a graph."""
+"""Where values die, whose memory each may lie in, and which outputs need a copy. Pure analysis of calls."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+
 from planc.ir import Graph
-from planc.ops import Trait, lookup
+from planc.lower.calls import Call
+from planc.lower.layout import Layouts
+from planc.ops import Trait
 
 
-def last_uses(graph: Graph) -> dict[int, list[int]]:
-    """For each node's number, the values that nothing reads after it.
-
-    A result that nothing reads at all dies at the node that makes it; outputs never die.
-    """
-    end: dict[int, int] = {}
-    for index, node in enumerate(graph.nodes):
-        for value in (*node.values(), *node.results):
-            end[value.index] = index
-    for port in graph.outputs:
-        end.pop(port.value.index, None)
-    out: dict[int, list[int]] = {}
-    for value, index in end.items():
-        out.setdefault(index, []).append(value)
-    return out
-
-
-def roots(graph: Graph) -> dict[int, int]:
+def roots(graph: Graph, calls: Sequence[Call], layouts: Layouts) -> dict[int, int]:
     """For each value, the value whose memory it may be a view of; itself where it has its own.
 
-    A ``call`` may return its arguments, so its results count as views of all of them: of value -1.
+    A view op whose result was seen to be a copy counts as one.
     """
     root = {port.value.index: port.value.index for port in graph.inputs}
     root |= {constant.value.index: constant.value.index for constant in graph.constants}
-    for node in graph.nodes:
-        base = None
-        if node.op in ("call", "scan"):
-            base = -1
-        elif lookup(node.op).has(Trait.VIEW):
-            base = next(node.values()).index
-        for result in node.results:
-            root[result.index] = result.index if base is None else base if base < 0 else root[base]
+    for call in calls:
+        base = next(call.values()).index if call.has(Trait.VIEW) else None
+        for result in call.results:
+            layout = layouts.get(result.index)
+            copied = base is None or (layout is not None and not layout.shared)
+            root[result.index] = result.index if copied or base is None else root[base]
     return root
 
 
-def shares_memory(graph: Graph) -> list[bool]:
-    """For each output, whether it must be copied so that the caller's tensor is ordinary memory of its own.
+def last_reads(graph: Graph, calls: Sequence[Call]) -> dict[int, list[int]]:
+    """For each call's number, the values that nothing reads after it.
 
-    It must where it is a view (of an input, a constant, another output, or a value that may be larger or
-    strided), or where an earlier output is the same value.
+    A result that nothing reads at all dies at the call that makes it; outputs never die.
     """
-    root = roots(graph)
+    end: dict[int, int] = {}
+    for number, call in enumerate(calls):
+        for value in (*call.values(), *call.results):
+            end[value.index] = number
+    for port in graph.outputs:
+        end.pop(port.value.index, None)
+    out: dict[int, list[int]] = {}
+    for value, number in end.items():
+        out.setdefault(number, []).append(value)
+    return out
+
+
+def memory_ends(graph: Graph, calls: Sequence[Call], root: Mapping[int, int]) -> dict[int, int]:
+    """For each root, the last call that reads its memory; ``len(calls)`` where an output does."""
+    end: dict[int, int] = {}
+    for number, call in enumerate(calls):
+        for value in (*call.values(), *call.results):
+            end[root[value.index]] = number
+    for port in graph.outputs:
+        end[root[port.value.index]] = len(calls)
+    return end
+
+
+def copied_outputs(graph: Graph, root: Mapping[int, int], kept: Collection[int]) -> list[bool]:
+    """For each output, whether it must be copied so that it is ordinary memory of its own.
+
+    It must where it is a view, where an earlier output is the same value, and where it is ``kept`` by others:
+    an input that the caller keeps, or a constant.
+    """
     seen: set[int] = set()
     out: list[bool] = []
     for port in graph.outputs:
         index = port.value.index
-        made_here = any(index == r.index for node in graph.nodes for r in node.results)
-        own = made_here and root[index] == index and index not in seen
-        out.append(not own)
-        seen.add(root[index])
+        out.append(index in kept or root[index] != index or index in seen)
+        seen.add(index)
     return out
+
+
+__all__ = ["copied_outputs", "last_reads", "memory_ends", "roots"]

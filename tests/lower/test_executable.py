@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 import planc
@@ -27,8 +27,25 @@ B = sym("b")
 CPU = torch.device("cpu")
 
 
+def compiled(program: Program, values: list[torch.Tensor]) -> Executable:
+    """An executable after its first run and its first with generated code."""
+    executable = Executable(program, bind_tensors(program.graph, values), CPU)
+    for _ in range(2):
+        executable(values)
+    return executable
+
+
 def execute(program: Program, values: list[torch.Tensor]) -> list[torch.Tensor]:
-    return Executable(program, bind_tensors(program.graph, values), CPU)(values)
+    """What generated code computes; what the first run and later ones do is held against it."""
+    executable = Executable(program, bind_tensors(program.graph, values), CPU)
+    first = executable(values)
+    kept = [t.clone() for t in first]
+    got = executable(values)
+    exactly(got, first)
+    exactly(executable(values), got)
+    exactly(first, kept)
+    assert executable.source
+    return got
 
 
 def exactly(got: list[torch.Tensor], want: list[torch.Tensor]) -> None:
@@ -44,7 +61,10 @@ def test_it_computes_what_the_interpreter_does_into_fresh_memory(data: st.DataOb
     graph = data.draw(graphs())
     values = inputs_for(graph, data.draw(bindings_for(graph)))
     before = [value.clone() for value in values]
-    want = [t.clone() for t in interpret(graph, values, CONSTANTS)]
+    try:
+        want = [t.clone() for t in interpret(graph, values, CONSTANTS)]
+    except ExecutionError:  # such as a view of a last batch of one row, which its type did not foresee
+        reject()
     got = execute(Program(graph, CONSTANTS), values)
     exactly(got, want)
     exactly(values, before)
@@ -181,7 +201,7 @@ def test_an_error_names_plan_node_op_and_the_users_line() -> None:
 def test_tracebacks_show_the_generated_line() -> None:
     program = failing()
     values = [torch.ones(2, 3), torch.tensor([0, 1, 9, 0])]
-    executable = Executable(program, bind_tensors(program.graph, values), CPU)
+    executable = compiled(program, [values[0], torch.tensor([0, 1, 1, 0])])
     with pytest.raises(ExecutionError) as caught:
         executable(values)
     text = "".join(traceback.format_exception(caught.value))
@@ -197,26 +217,73 @@ def test_the_source_holds_generated_names_alone() -> None:
         return torch.nn.functional.leaky_relu(x, 0.123).expand(2, *x.shape)
 
     program = planc.trace(f, torch.ones(5), name="strange_name").program
-    executable = Executable(program, {"b": 3}, CPU)
+    executable = compiled(program, [torch.ones(3)])
     assert "strange" not in executable.source
     assert "0.123" not in executable.source
-    words = executable.source.replace("(", " ").replace(")", " ").replace(",", " ").replace("=", " ").split()
+    words = (
+        executable.source.replace("(", " ")
+        .replace(")", " ")
+        .replace(",", " ")
+        .replace("=", " ")
+        .replace("]", " ")
+        .split()
+    )
     assert all(
-        word[0] in "xvg["
-        or word in {"def", "plan_0", "plan_0:", ":", "return", "del"}
+        word[0] in "xvgkm["
+        or word in {"def", "plan_0", "plan_0:", ":", "return", "del", "out"}
         or word[0].isdigit()
         or word in {"negative_slope", "size"}
         for word in words
-    ), words
+    ), executable.source
+
+
+def body_of(executable: Executable) -> list[str]:
+    lines = executable.source.splitlines()
+    return [line.strip() for line in lines[lines.index(next(x for x in lines if x.startswith("def "))) :]]
 
 
 def test_values_are_dropped_after_their_last_use() -> None:
     s = Sketch("chain")
     value = s.input("x", f32(2))
     for _ in range(3):
-        value = s.op("aten.exp", value)
-    source = Executable(Program(s.give(value)), {}, CPU).source
+        value = s.op("aten.softmax", value, dim=0)  # which only makes new memory
+    source = compiled(Program(s.give(value)), [torch.ones(2)]).source
     assert [line.strip() for line in source.splitlines() if "del" in line] == ["del v1", "del v2"]
+
+
+def test_a_chain_runs_in_one_buffer_and_ends_in_fresh_memory() -> None:
+    s = Sketch("chain")
+    value = s.input("x", f32(2))
+    for _ in range(4):
+        value = s.op("aten.exp", value)
+    executable = compiled(Program(s.give(value)), [torch.ones(2)])
+    assert body_of(executable) == [
+        "def plan_0(x0):",
+        "g6(x0, out=m1)",
+        "g6(m1, out=m1)",
+        "g6(m1, out=m1)",
+        "v4 = g6(m1)",
+        "return [v4]",
+    ]
+
+
+def test_views_of_planned_memory_and_values_without_inputs_are_made_once() -> None:
+    s = Sketch("once")
+    x = s.input("x", f32(3, 2))
+    turned = s.op("aten.t", s.op("aten.exp", x))
+    ones = s.op("aten.full", size=(2, 3), fill_value=1.5, dtype=DType.F32)
+    program = Program(s.give(s.op("aten.mul", turned, s.op("aten.neg", ones))))
+    executable = compiled(program, [torch.ones(3, 2)])
+    assert len(body_of(executable)) == 4  # def, exp, mul, return
+    exactly(execute(program, [torch.ones(3, 2)]), [torch.ones(3, 2).exp().t() * -1.5])
+
+
+def test_memory_is_taken_over_from_what_an_op_made() -> None:
+    s = Sketch("over")
+    x = s.input("x", f32(1, 1, 4, 4))
+    made = s.op("aten.avg_pool2d", x, kernel_size=(2, 2))
+    executable = compiled(Program(s.give(s.op("aten.relu", made))), [torch.ones(1, 1, 4, 4)])
+    assert "v2 = g3(v1, out=v1)" in body_of(executable)
 
 
 # -- the cache -----------------------------------
@@ -241,13 +308,15 @@ def test_the_least_recently_used_go_first(monkeypatch: pytest.MonkeyPatch) -> No
             made.append(bindings["b"])
 
     program, w = network(), torch.randn(4, 3)
-    size = Executable(program, {"b": 1}, CPU).nbytes
-    monkeypatch.setattr("planc.lower.executable.Executable", Counted)
+    size = compiled(program, [torch.randn(1, 3), w]).nbytes
+    monkeypatch.setattr("planc.lower.cache.Executable", Counted)
     cache = ExecutableCache(max_bytes=3 * size + size // 2)
     for rows in (1, 2, 3, 1, 4, 3, 1, 4, 2):
-        cache.run("layer", program, [torch.randn(rows, 3), w])
+        for _ in range(2):
+            cache.run("layer", program, [torch.randn(rows, 3), w])
     assert made == [1, 2, 3, 4, 2]  # 2 had to go for 4, and nothing else
     assert len(cache) == 3
+    assert 2 * size < cache.nbytes < 4 * size
     tiny = ExecutableCache(max_bytes=1)
     for rows in (1, 2):
         exactly(tiny.run("layer", program, [torch.ones(rows, 3), w])[2:3], [torch.ones(rows, 3)])
