@@ -6,15 +6,16 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench zoo clean
+.PHONY: help demo hospital test lint bench zoo clean
 
 help:
-	@echo "make demo    federated training on real MNIST images, with a report (ARGS=... for planc demo)"
-	@echo "make test    the tests (ARGS=... for pytest)"
-	@echo "make lint    ruff and basedpyright"
-	@echo "make bench   the benchmarks (ARGS="steps --quick", ...)"
-	@echo "make zoo     whole networks as plans, compared with PyTorch: docs/zoo.md (an hour; ARGS=resnet18 for one)"
-	@echo "make clean   remove everything that these made, .venv too"
+	@echo "make demo     federated training on real MNIST images, with a report (ARGS=... for planc demo)"
+	@echo "make hospital two data owners and a scientist, as processes over mutual TLS: examples/hospital"
+	@echo "make test     the tests (ARGS=... for pytest)"
+	@echo "make lint     ruff and basedpyright"
+	@echo "make bench    the benchmarks (ARGS="steps --quick", ...)"
+	@echo "make zoo      whole networks as plans, compared with PyTorch: docs/zoo.md (an hour; ARGS=resnet18 for one)"
+	@echo "make clean    remove everything that these made, .venv too"
 
 # Installed once, and again when a dependency changes. The install is editable: code needs no new one.
 $(STAMP): pyproject.toml constraints.txt
@@ -27,6 +28,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	@$(BIN)/planc demo $(ARGS)
+
+hospital: $(STAMP)
+	@$(BIN)/python examples/hospital/run.py $(ARGS)
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)

@@ -16,7 +16,7 @@ import typer
 
 import planc
 from planc import codec
-from planc.cli import costs, differences, failures, passing, running, sources, tensors
+from planc.cli import certs, costs, differences, failures, passing, running, sources, tensors, worker
 from planc.cli.drawings import Emit, Form, rendered
 from planc.cli.sizes import sizes_for
 from planc.cli.summary import Summary, Written
@@ -38,7 +38,9 @@ app = typer.Typer(
 )
 
 
-Source = Annotated[str, typer.Argument(metavar="SRC", help=f"{sources.FORMS}.", show_default=False)]
+Source = Annotated[
+    str, typer.Argument(metavar="SRC", help=f"{sources.FORMS}. {sources.TRUST}", show_default=False)
+]
 Dims = Annotated[
     list[str] | None, typer.Option("--dim", metavar="NAME=SIZE", help="Size of a named dim; repeatable.")
 ]
@@ -290,6 +292,10 @@ def demo_command(
         batch_size=batch_size,
     )
     raise typer.Exit(code)
+
+
+app.add_typer(certs.app)
+app.add_typer(worker.app)
 
 
 def main() -> None:

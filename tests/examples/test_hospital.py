@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.serving.helpers import ENVIRONMENT
+
 HOSPITAL = Path(__file__).parents[2] / "examples" / "hospital"
 
 
@@ -16,7 +18,11 @@ HOSPITAL = Path(__file__).parents[2] / "examples" / "hospital"
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("h")
     done = subprocess.run(
-        [sys.executable, str(HOSPITAL / "run.py"), str(folder)], capture_output=True, text=True, timeout=900
+        [sys.executable, str(HOSPITAL / "run.py"), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=ENVIRONMENT,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
