@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
+import msgspec
 import torch
 
 from planc.errors import DecodeError, InputError, LimitError
@@ -17,7 +18,7 @@ from planc.ir import DType, from_torch
 from runtime.access.approvals import Approvals
 from runtime.access.usage import Usage
 from runtime.audit.touched import Left, Touched
-from runtime.errors import ObjectExists, ObjectNotFound, PermissionDenied, StoreFull, WrongWorker
+from runtime.errors import ObjectExists, ObjectNotFound, PermissionDenied, WrongWorker
 from runtime.executor import Executor
 from runtime.identity import Identity
 from runtime.messages import Body, Gradient, Handle, Pointer, Request, Slot
@@ -55,8 +56,7 @@ class Site:
     started: float = field(default_factory=time.time)
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(msgspec.Struct, frozen=True, gc=False):
     """A tensor that a request names, its secrecy, and whether the client may change it."""
 
     tensor: torch.Tensor
@@ -69,6 +69,7 @@ class Call:
     """One request: who asks, the tensors that came along, and those to go back.
 
     Attributes:
+        client: the name of who asks.
         rights: what the policy lets the client do.
         right: what the message asks to do: data of others is looked at with this right.
         spent: seconds of computing.
@@ -86,9 +87,14 @@ class Call:
     touched: Touched = field(default_factory=Touched)
     request: Request | None = None
     log_leaving: Callable[[], None] = lambda: None
+    client: str = field(init=False)
     rights: Rights = field(init=False)
+    _attached: int = 0
+    _spread: int = 0
+    _memories: set[int] = field(default_factory=set[int])
 
     def __post_init__(self) -> None:
+        self.client = self.identity.name
         self.rights = self.site.policy.rights(self.identity)
 
     @contextmanager
@@ -100,11 +106,6 @@ class Call:
         finally:
             self.spent += time.perf_counter() - start
 
-    @property
-    def client(self) -> str:
-        """The name of who asks."""
-        return self.identity.name
-
     def see(self, id: int) -> Stored:
         """An object that the client may look at as this message asks to.
 
@@ -115,7 +116,7 @@ class Call:
         stored = self.site.store.get(id)
         if stored is not None:  # what was asked for in vain is logged too
             self.touched.data[id] = stored
-        if stored is None or not self.sees(stored):
+        if stored is None or not (stored.owner == self.client or self.sees(stored)):
             if stored is not None and self.sees(stored, Right.SEARCH):
                 raise PermissionDenied(
                     f"{self.client!r} may find object {id}, but not {self.right.value} it: the policy of "
@@ -188,7 +189,9 @@ class Call:
         if isinstance(argument, Gradient):
             return self.gradient(argument.id)
         stored = self.see(argument.id)
-        return Given(self.tensor(argument.id, stored), self.secrecy(stored), self.owns(stored))
+        owned = self.owns(stored)
+        secrecy = stored.secrecy if owned else self.secrecy(stored)
+        return Given(self.tensor(argument.id, stored), secrecy, owned)
 
     def gradient(self, id: int) -> Given:
         """The ``.grad`` of an object that the client may change.
@@ -197,7 +200,8 @@ class Call:
             InputError: it has none.
         """
         stored = self.change(id)
-        gradient = self.tensor(id, stored).grad
+        tensor = self.tensor(id, stored)
+        gradient = tensor.grad if tensor.is_leaf else None
         if gradient is None:
             raise InputError(f"object {id} has no gradient: no backward pass reached it")
         return Given(gradient.detach(), stored.grad_secrecy, owned=True)
@@ -226,17 +230,19 @@ class Call:
             LimitError: the reply would be too large.
             StoreFull, QuotaExceeded: there is no room for the copies that the reply needs.
         """
-        total = sum(each.nbytes for each in self.back) + tensor.nbytes
-        if total > self.site.reply_bytes:
+        self._attached += tensor.nbytes
+        if self._attached > self.site.reply_bytes:
             raise LimitError(
-                f"the reply would have {total} bytes of tensors, {self.site.reply_bytes} are allowed: fetch "
-                "less at a time"
+                f"the reply would have {self._attached} bytes of tensors or more, {self.site.reply_bytes} "
+                "are allowed: fetch less at a time"
             )
         if not tensor.is_contiguous():
-            # It is copied to be sent: a view may have far more elements than memory, or be one of many.
+            # It is copied to be sent, and a view may have far more elements than memory, or be one of many.
             memory = tensor.untyped_storage()
-            others = any(each.untyped_storage().data_ptr() == memory.data_ptr() for each in self.back)
-            self.require_room(tensor.nbytes if others else max(tensor.nbytes - memory.nbytes(), 0))
+            paid = 0 if memory.data_ptr() in self._memories else memory.nbytes()
+            self._memories.add(memory.data_ptr())
+            self._spread += max(tensor.nbytes - paid, 0)
+            self.require_room(self._spread)
         self.touched.left.append(Left(name, tensor))
         self.back.append(tensor)
         return Slot(len(self.back) - 1)
@@ -248,14 +254,12 @@ class Call:
             StoreFull: the worker has not got so much.
             QuotaExceeded: the client may not hold so much.
         """
-        store = self.site.store
-        if nbytes > 0 and store.nbytes + nbytes > store.max_bytes:
-            raise StoreFull(
-                f"{nbytes} more bytes do not fit: {store.nbytes} of at most {store.max_bytes} are held"
-            )
-        limit = store.accounts.limit(self.client)
-        if nbytes > 0 and limit is not None:
-            store.accounts.require(self.client, nbytes, limit)
+        accounts = self.site.store.accounts
+        if nbytes > 0:
+            accounts.require_all(nbytes)
+            limit = accounts.limit(self.client)
+            if limit is not None:
+                accounts.require(self.client, nbytes, limit)
 
     def require_new(self, ids: Iterable[int]) -> None:
         """Check that ids are free, and given once.
@@ -288,9 +292,11 @@ def require_unique(ids: Iterable[int]) -> list[int]:
         InputError: one is given twice.
     """
     out = list(ids)
-    if len(set(out)) != len(out):
-        twice = next(id for i, id in enumerate(out) if id in out[:i])
-        raise InputError(f"object {twice} is given twice: expected ids that differ")
+    seen: set[int] = set()
+    for id in out:
+        if id in seen:
+            raise InputError(f"object {id} is given twice: expected ids that differ")
+        seen.add(id)
     return out
 
 

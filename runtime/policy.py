@@ -58,6 +58,8 @@ def derive_approved(sources: Iterable[Secrecy]) -> Secrecy:
 class Right(StrEnum):
     """What a message asks to do; `runtime.access.admission` has the right of each message."""
 
+    __hash__ = str.__hash__  # Enum has its own, in Python
+
     SEARCH = "search"
     """See listings."""
     USE = "use"

@@ -7,18 +7,17 @@ or nothing because it is one `Store.commit`. Not thread-safe by itself: the work
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
+import msgspec
 import torch
 
-from runtime.access.accounts import Accounts
-from runtime.errors import StoreFull
+from runtime.access.accounts import Accounts, Use
 from runtime.messages import Pointer
 from runtime.policy import PUBLIC, Secrecy
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Stored:
+class Stored(msgspec.Struct, frozen=True, eq=False):
     """One object.
 
     ``grad_secrecy`` is that of its ``.grad``, which may come from more private values. ``spent`` says that a
@@ -37,25 +36,15 @@ class Stored:
         """The object after an update: new elements (a fresh leaf), all else, ``.grad`` too, as it was."""
         before = self.value
         if isinstance(before, torch.Tensor) and before.is_leaf:
-            value.requires_grad_(before.requires_grad)
-            value.grad = before.grad
-        return replace(self, value=value, secrecy=secrecy, spent=False)
+            # An update may be of another dtype or shape, for which the old gradient is none.
+            same = value.dtype is before.dtype and value.shape == before.shape
+            value.requires_grad_(before.requires_grad and value.is_floating_point())
+            value.grad = before.grad if same else None
+        return self.with_value(value, secrecy)
 
-
-@dataclass(slots=True)
-class _Storage:
-    """A piece of memory that objects share."""
-
-    users: int
-    nbytes: int
-
-
-@dataclass(slots=True)
-class _Shift:
-    """What a commit does to one piece of memory."""
-
-    nbytes: int
-    users: int = 0
+    def with_value(self, value: torch.Tensor, secrecy: Secrecy) -> Stored:
+        """The object with other elements, all else as it was."""
+        return Stored(value, self.owner, self.tags, self.description, secrecy, self.grad_secrecy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +56,34 @@ class _Before:
     requires_grad: bool
 
 
-@dataclass(slots=True)
 class Store:
     """Objects by id.
 
-    Attributes:
+    Args:
         max_bytes: the limit of memory. Memory that objects share counts once; ``.grad`` and what autograd
             keeps for a backward pass are not counted.
-        nbytes: what is held now.
-        accounts: the same by owner, and what each may hold.
+
+    Attributes:
+        accounts: what is held, of all and by owner, and what may be.
     """
 
-    max_bytes: int
-    nbytes: int = 0
-    accounts: Accounts = field(default_factory=Accounts)
-    _objects: dict[int, Stored] = field(default_factory=dict[int, Stored])
-    _tags: dict[str, dict[int, None]] = field(default_factory=dict[str, dict[int, None]])
-    _storages: dict[int, _Storage] = field(default_factory=dict[int, _Storage])
-    _ids: dict[int, int] = field(default_factory=dict[int, int])
-    _before: dict[int, _Before | None] | None = None
+    def __init__(self, max_bytes: int) -> None:
+        self.accounts = Accounts(max_bytes)
+        self._objects: dict[int, Stored] = {}
+        self._uses: dict[int, Use] = {}
+        self._tags: dict[str, dict[int, None]] = {}
+        self._ids: dict[int, int] = {}
+        self._before: dict[int, _Before | None] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held now."""
+        return self.accounts.nbytes
+
+    @property
+    def max_bytes(self) -> int:
+        """Bytes that may be held."""
+        return self.accounts.max_bytes
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -120,15 +118,14 @@ class Store:
             StoreFull: the limit of bytes would be exceeded.
             QuotaExceeded: that of an owner would be.
         """
-        gone, shifts = self._shifts(puts, deletes)
-        growth = self._growth(shifts)
-        if growth > 0 and self.nbytes + growth > self.max_bytes:
-            raise StoreFull(
-                f"{growth} more bytes do not fit: {self.nbytes} of at most {self.max_bytes} are held"
-            )
-        self.accounts.check(puts.values(), gone.values())
-        self.touch((*gone, *puts))
-        self._apply(puts, gone, growth, shifts)
+        objects = self._objects
+        gone = [id for id in (*deletes, *puts) if id in objects]
+        came = {id: use for id, stored in puts.items() if (use := _use(stored)) is not None}
+        if came:
+            self.accounts.check(came.values(), [self._uses[id] for id in gone if id in self._uses])
+        if self._before is not None:
+            self.touch((*gone, *puts))
+        self._apply(puts, gone, came)
 
     def touch(self, ids: Iterable[int]) -> None:
         """Say that these objects are going to change; `commit` does so itself.
@@ -168,8 +165,9 @@ class Store:
 
     def restore(self, puts: Mapping[int, Stored], deletes: Iterable[int] = ()) -> None:
         """As `commit`, for what was held before: no limit, and nothing to remember."""
-        gone, shifts = self._shifts(puts, deletes)
-        self._apply(puts, gone, self._growth(shifts), shifts)
+        gone = [id for id in (*deletes, *puts) if id in self._objects]
+        came = {id: use for id, stored in puts.items() if (use := _use(stored)) is not None}
+        self._apply(puts, gone, came)
 
     def _picture(self, id: int) -> _Before | None:
         stored = self._objects.get(id)
@@ -180,58 +178,27 @@ class Store:
             return _Before(stored, None, False)
         return _Before(stored, value.grad if value.is_leaf else None, value.requires_grad)
 
-    def _shifts(
-        self, puts: Mapping[int, Stored], deletes: Iterable[int]
-    ) -> tuple[dict[int, Stored], dict[int, _Shift]]:
-        """What goes, and what becomes of each piece of memory."""
-        gone = {id: self._objects[id] for id in (*deletes, *puts) if id in self._objects}
-        shifts: dict[int, _Shift] = {}
-        for stored in puts.values():
-            _count(stored, 1, shifts)
-        for stored in gone.values():
-            _count(stored, -1, shifts)
-        return gone, shifts
-
-    def _apply(
-        self,
-        puts: Mapping[int, Stored],
-        gone: Mapping[int, Stored],
-        growth: int,
-        shifts: Mapping[int, _Shift],
-    ) -> None:
-        self.nbytes += growth
-        self._shift(shifts)
-        for id, stored in gone.items():
-            self._remove(id, stored)
+    def _apply(self, puts: Mapping[int, Stored], gone: Iterable[int], came: Mapping[int, Use]) -> None:
+        for id in gone:
+            if id in self._objects:  # named twice
+                self._remove(id)
         for id, stored in puts.items():
-            self._insert(id, stored)
+            self._insert(id, stored, came.get(id))
 
-    def _growth(self, shifts: Mapping[int, _Shift]) -> int:
-        growth = 0
-        for address, shift in shifts.items():
-            storage = self._storages.get(address)
-            before = storage.users if storage else 0
-            growth += shift.nbytes * ((before + shift.users > 0) - (before > 0))
-        return growth
-
-    def _shift(self, shifts: Mapping[int, _Shift]) -> None:
-        for address, shift in shifts.items():
-            storage = self._storages.setdefault(address, _Storage(0, shift.nbytes))
-            storage.users += shift.users
-            if not storage.users:
-                del self._storages[address]
-
-    def _insert(self, id_: int, stored: Stored) -> None:
+    def _insert(self, id_: int, stored: Stored, use: Use | None) -> None:
         self._objects[id_] = stored
-        self.accounts.add(stored)
-        if isinstance(stored.value, torch.Tensor):
-            self._ids[id(stored.value)] = id_
+        if use is not None:
+            self._uses[id_] = use
+            self.accounts.add(use)
+        self._ids[id(stored.value)] = id_
         for tag in stored.tags:
             self._tags.setdefault(tag, {})[id_] = None
 
-    def _remove(self, id_: int, stored: Stored) -> None:
-        del self._objects[id_]
-        self.accounts.remove(stored)
+    def _remove(self, id_: int) -> None:
+        stored = self._objects.pop(id_)
+        use = self._uses.pop(id_, None)
+        if use is not None:
+            self.accounts.remove(use)
         self._ids.pop(id(stored.value), None)
         for tag in dict.fromkeys(stored.tags):
             self._tags[tag].pop(id_)
@@ -239,9 +206,10 @@ class Store:
                 del self._tags[tag]
 
 
-def _count(stored: Stored, users: int, shifts: dict[int, _Shift]) -> None:
+def _use(stored: Stored) -> Use | None:
+    """The memory that an object uses, if it uses any."""
     if not isinstance(stored.value, torch.Tensor):
-        return
+        return None
     storage = stored.value.untyped_storage()
-    if storage.nbytes():
-        shifts.setdefault(storage.data_ptr(), _Shift(storage.nbytes())).users += users
+    nbytes = storage.nbytes()
+    return (storage.data_ptr(), nbytes, stored.owner) if nbytes else None

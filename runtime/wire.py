@@ -49,6 +49,9 @@ class WireLimits:
     """Dims of one tensor."""
 
 
+_LIMITS = WireLimits()
+
+
 class _Entry(msgspec.Struct, array_like=True, forbid_unknown_fields=True, frozen=True):
     dtype: DType
     shape: tuple[Size, ...]
@@ -127,7 +130,7 @@ def encode_pieces(message: Message, tensors: Sequence[torch.Tensor] = ()) -> Pie
 
 def encode_frame(message: Message, tensors: Sequence[torch.Tensor] = ()) -> Frame:
     """As `encode` where the tensors are small, else as `encode_pieces`."""
-    if sum(tensor.nbytes for tensor in tensors) < _LARGE:
+    if not tensors or sum([tensor.nbytes for tensor in tensors]) < _LARGE:
         return encode(message, tensors)
     return encode_pieces(message, tensors)
 
@@ -163,7 +166,7 @@ def decode(
         DecodeError: the bytes are not a frame; VersionError where they are one of another version.
         LimitError: the frame is larger than the limits allow.
     """
-    limits = limits or WireLimits()
+    limits = limits or _LIMITS
     view = memoryview(frame).cast("B")
     header_end, message, entries = _read_header(view, limits)
     data = _align(header_end)
@@ -226,11 +229,15 @@ def _check_entry(i: int, entry: _Entry, start: int, limits: WireLimits) -> None:
 def _check_gaps(view: memoryview, header_end: int, data: int, entries: Sequence[_Entry]) -> None:
     end = header_end
     for entry in entries:
-        if any(view[end : data + entry.offset]):
+        if not _are_zero(view[end : data + entry.offset]):
             raise DecodeError(f"the padding at {end} is not zero")
         end = data + entry.offset + entry.nbytes
-    if not entries and any(view[end:data]):
+    if not entries and not _are_zero(view[end:data]):
         raise DecodeError(f"the padding at {end} is not zero")
+
+
+def _are_zero(gap: memoryview) -> bool:
+    return not bytes(gap).strip(b"\0")
 
 
 def _read(i: int, frame: bytearray | memoryview | bytes, entry: _Entry, data: int) -> torch.Tensor:

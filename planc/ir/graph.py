@@ -22,6 +22,8 @@ MAX_DIM = 2**31 - 1
 class Role(Enum):
     """What an input or output is to the user. Everything but ARGUMENT is state."""
 
+    __hash__ = object.__hash__  # Enum has its own, in Python
+
     ARGUMENT = "arg"
     PARAMETER = "param"
     BUFFER = "buffer"

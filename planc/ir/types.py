@@ -14,6 +14,8 @@ from planc.ir.dims import Dim, DimExpr, Shape, evaluate, names, product, show, s
 class DType(Enum):
     """Element types, named as the language writes them."""
 
+    __hash__ = object.__hash__  # Enum has its own, in Python
+
     BOOL = "bool"
     U8 = "u8"
     I8 = "i8"

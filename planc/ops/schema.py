@@ -50,6 +50,8 @@ Subplan = Graph
 class Kind(Enum):
     """The kinds of parameter; values are the annotation names above."""
 
+    __hash__ = object.__hash__  # Enum has its own, in Python
+
     TENSOR = "Tensor"
     OPT_TENSOR = "OptTensor"
     TENSORS = "Tensors"
@@ -90,6 +92,8 @@ _LIST_KINDS = {Kind.INTS, Kind.OPT_INTS, Kind.BOOLS, Kind.DIMS}
 
 class Trait(Enum):
     """What passes and the executor may assume of an op."""
+
+    __hash__ = object.__hash__  # Enum has its own, in Python
 
     ELEMENTWISE = "elementwise"
     """Each result element depends on the operand elements at its own (broadcast) position only."""

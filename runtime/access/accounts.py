@@ -1,4 +1,4 @@
-"""Bytes by owner: who pays for memory that objects share, and whether a change fits their quota.
+"""The memory of objects: how much there is, who pays for what objects share, and whether a change fits.
 
 A piece of memory is paid for by whom an object of it belonged to first: a view of offered data costs its
 maker nothing. When they let go of it, the next pays. Not thread-safe by itself: the worker has the lock.
@@ -6,23 +6,13 @@ maker nothing. When they let go of it, the next pays. Not thread-safe by itself:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
-import torch
+from runtime.errors import QuotaExceeded, StoreFull
 
-from runtime.errors import QuotaExceeded
-
-
-class Held(Protocol):
-    """An object as the account sees it: `runtime.store.Stored`."""
-
-    @property
-    def value(self) -> object: ...
-
-    @property
-    def owner(self) -> str: ...
+Use = tuple[int, int, str]
+"""Memory that an object uses: address, bytes, and whose object it is."""
 
 
 @dataclass(slots=True)
@@ -54,13 +44,17 @@ def _nothing(_owner: str) -> int:
 
 @dataclass(slots=True)
 class Accounts:
-    """Bytes of objects by owner.
+    """Bytes of objects, of all and by owner.
 
     Attributes:
+        max_bytes: the most that there may be of all.
+        nbytes: what there is now. Memory that objects share counts once.
         limit: the most that an owner may hold; None for no limit.
         besides: bytes that count for an owner besides objects: those of plans.
     """
 
+    max_bytes: int
+    nbytes: int = 0
     limit: Callable[[str], int | None] = _no_limit
     besides: Callable[[str], int] = _nothing
     _pieces: dict[int, _Piece] = field(default_factory=dict[int, _Piece])
@@ -70,21 +64,36 @@ class Accounts:
         """Bytes of an owner's objects."""
         return self._held.get(owner, 0)
 
-    def check(self, puts: Iterable[Held], gone: Iterable[Held]) -> None:
-        """Refuse a change by which an owner would hold more than they may, and more than now.
+    def check(self, came: Collection[Use], gone: Collection[Use]) -> None:
+        """Refuse a change by which more would be held than may be, and more than now.
 
         Raises:
-            QuotaExceeded: one would.
+            StoreFull: of all together.
+            QuotaExceeded: of an owner.
         """
-        puts = list(puts)
-        owners = {held.owner for held in puts}
+        most = sum([nbytes for _, nbytes, _ in came])  # if none of it is shared, and nothing goes
+        owners = {owner for _, _, owner in came}
         limits = {owner: limit for owner in owners if (limit := self.limit(owner)) is not None}
-        if not limits:
+        if self.nbytes + most <= self.max_bytes and not limits:
             return
-        for owner, growth in self._growth(puts, gone).items():
+        growth, by_owner = self._growth(came, gone)
+        if growth > 0:
+            self.require_all(growth)
+        for owner, more in by_owner.items():
             limit = limits.get(owner)
-            if limit is not None and growth > 0:
-                self.require(owner, growth, limit)
+            if limit is not None and more > 0:
+                self.require(owner, more, limit)
+
+    def require_all(self, growth: int) -> None:
+        """Refuse growth by which more would be held than may be.
+
+        Raises:
+            StoreFull: it would.
+        """
+        if self.nbytes + growth > self.max_bytes:
+            raise StoreFull(
+                f"{growth} more bytes do not fit: {self.nbytes} of at most {self.max_bytes} are held"
+            )
 
     def require(self, owner: str, growth: int, limit: int) -> None:
         """Refuse growth by which an owner would hold more than they may.
@@ -99,28 +108,30 @@ class Accounts:
                 "let go of some, or ask the worker's owner for more (quota.bytes)"
             )
 
-    def add(self, held: Held) -> None:
+    def add(self, use: Use) -> None:
         """An object came."""
-        self._shift(held, 1)
+        address, nbytes, owner = use
+        piece = self._pieces.get(address)
+        if piece is None:
+            self._pieces[address] = _Piece(nbytes, {owner: 1})
+            self.nbytes += nbytes
+            self._held[owner] = self._held.get(owner, 0) + nbytes
+        else:
+            piece.shift(owner, 1)
 
-    def remove(self, held: Held) -> None:
+    def remove(self, use: Use) -> None:
         """An object went."""
-        self._shift(held, -1)
-
-    def _shift(self, held: Held, by: int) -> None:
-        found = _memory(held)
-        if found is None:
-            return
-        address, nbytes = found
-        piece = self._pieces.setdefault(address, _Piece(nbytes))
+        address, _, owner = use
+        piece = self._pieces[address]
         before = piece.payer
-        piece.shift(held.owner, by)
+        piece.shift(owner, -1)
         after = piece.payer
         if before != after:
             self._charge(before, -piece.nbytes)
             self._charge(after, piece.nbytes)
         if after is None:
             del self._pieces[address]
+            self.nbytes -= piece.nbytes
 
     def _charge(self, owner: str | None, nbytes: int) -> None:
         if owner is None:
@@ -129,38 +140,27 @@ class Accounts:
         if not self._held[owner]:
             del self._held[owner]
 
-    def _growth(self, puts: Iterable[Held], gone: Iterable[Held]) -> Mapping[str, int]:
-        """What a change adds to each owner, counted on copies of the pieces that it touches."""
+    def _growth(self, came: Collection[Use], gone: Collection[Use]) -> tuple[int, Mapping[str, int]]:
+        """What a change adds to all and to each owner, counted on copies of the pieces that it touches."""
         touched: dict[int, _Piece] = {}
-        for group, by in ((gone, -1), (puts, 1)):  # as a commit does it
-            for held in group:
-                found = _memory(held)
-                if found is None:
-                    continue
-                address, nbytes = found
+        for group, by in ((gone, -1), (came, 1)):  # as a commit does it
+            for address, nbytes, owner in group:
                 piece = touched.get(address)
                 if piece is None:
                     known = self._pieces.get(address)
                     piece = touched[address] = _Piece(nbytes, dict(known.users) if known else {})
-                piece.shift(held.owner, by)
+                piece.shift(owner, by)
+        total = 0
         out: dict[str, int] = {}
         for address, piece in touched.items():
             known = self._pieces.get(address)
             before, after = known.payer if known else None, piece.payer
+            total += piece.nbytes * ((after is not None) - (before is not None))
             if before != after:
                 for owner, nbytes in ((before, -piece.nbytes), (after, piece.nbytes)):
                     if owner is not None:
                         out[owner] = out.get(owner, 0) + nbytes
-        return out
+        return total, out
 
 
-def _memory(held: Held) -> tuple[int, int] | None:
-    """The address and size of the memory that an object uses, if it uses any."""
-    if not isinstance(held.value, torch.Tensor):
-        return None
-    storage = held.value.untyped_storage()
-    nbytes = storage.nbytes()
-    return (storage.data_ptr(), nbytes) if nbytes else None
-
-
-__all__ = ["Accounts", "Held"]
+__all__ = ["Accounts", "Use"]

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -19,7 +18,7 @@ from planc.ops import Kind, OpDef, Trait, lookup, node
 from planc.ops.apply import apply as run_node
 from runtime.call import Call, Given, require_unique
 from runtime.concealment import quietly
-from runtime.errors import RemoteExecutionError, StoreFull
+from runtime.errors import RemoteExecutionError
 from runtime.messages import (
     Apply,
     Attrs,
@@ -81,7 +80,7 @@ def step_puts(call: Call, body: Step) -> dict[int, Stored]:
     _check_state(body, names)
     stored = [call.change(id) for id in body.params]
     params = [call.tensor(id, s) for id, s in zip(body.params, stored, strict=True)]
-    at = [i for i, param in enumerate(params) if param.grad is not None]
+    at = [i for i, param in enumerate(params) if param.is_leaf and param.grad is not None]
     if not at:
         return {}
     ids = [_pick(group, at) for group in (body.params, *body.state)]
@@ -111,7 +110,7 @@ def _stored(call: Call, id: int, result: torch.Tensor, secrecy: Secrecy) -> Stor
     if old is None or isinstance(old.value, Pointer):
         return Stored(result, call.client, secrecy=secrecy)
     if result.requires_grad:
-        return replace(old, value=result, secrecy=secrecy, spent=False)
+        return old.with_value(result, secrecy)
     return old.updated(result.detach(), secrecy)
 
 
@@ -194,15 +193,21 @@ def _attribute(value: object) -> Attribute:
 
 
 def _check_room(call: Call, definition: OpDef, checked: Node) -> None:
-    """Refuse results that cannot be kept before they are made: a few bytes can ask for terabytes."""
+    """Refuse results that cannot be kept, and work without end, before anything is made.
+
+    A few bytes can ask for terabytes: in memory, or in the elements of a view, which others then go over.
+    """
+    call.site.executor.check_op(checked)
+    needed = _bytes_of(checked.results)
     if definition.has(Trait.VIEW):
-        return
-    store = call.site.store
-    needed = sum(n for r in checked.results if isinstance(n := r.type.nbytes, int))
-    if store.nbytes + needed > store.max_bytes:
-        raise StoreFull(
-            f"{needed} more bytes do not fit: {store.nbytes} of at most {store.max_bytes} are held"
-        )
+        if needed > _bytes_of(checked.values()):
+            call.require_room(needed)
+    else:
+        call.site.store.accounts.require_all(needed)
+
+
+def _bytes_of(values: Iterable[Value]) -> int:
+    return sum(n for value in values if isinstance(n := value.type.nbytes, int))
 
 
 def _run(

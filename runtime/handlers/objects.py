@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 
 from planc.errors import InputError
 from runtime.audit.touched import Left
@@ -49,7 +49,9 @@ def _get(call: Call, body: Get) -> Values:
     for id, stored in found:
         if not isinstance(stored.value, Pointer):
             call.require_having(call.client, call.secrecy(stored), f"object {id}")
-    items = tuple(_send_back(call, id, stored) for id, stored in found)
+    # One that is asked for again and again is sent once.
+    once = {id: _send_back(call, id, stored) for id, stored in dict(found).items()}
+    items = tuple(once[id] for id in body.ids)
     if body.delete:
         call.site.store.commit({}, set(body.ids))
     return Values(items)
@@ -58,6 +60,9 @@ def _get(call: Call, body: Get) -> Values:
 def _copy(call: Call, body: Copy) -> Done:
     require_paired(body.ids, body.new_ids)
     call.require_new(body.new_ids)
+    # Before anything is made: a view may have far more elements than memory.
+    values = [call.see(id).value for id in body.ids]
+    call.require_room(sum(value.nbytes for value in values if isinstance(value, torch.Tensor)))
     puts: dict[int, Stored] = {}
     for id, new_id in zip(body.ids, body.new_ids, strict=True):
         source = call.see(id)

@@ -51,7 +51,7 @@ def test_bytes_and_tags_follow_every_commit(commits: list) -> None:
         for id, stored in model.items():
             assert isinstance(stored.value, Pointer) or store.id_of(stored.value) == id
     store.commit({}, list(model))
-    assert (store.nbytes, store._tags, store._storages, store._ids) == (0, {}, {}, {})
+    assert (store.nbytes, store._tags, store._uses, store._ids) == (0, {}, {}, {})
 
 
 def _nbytes(model: dict[int, Stored]) -> int:
@@ -91,7 +91,7 @@ def test_what_is_undone_leaves_no_trace(before: list, after: list) -> None:
     assert store.nbytes == nbytes
     assert store.changed == []
     store.commit({}, list(held))
-    assert (store.nbytes, store._tags, store._storages, store._ids) == (0, {}, {}, {})
+    assert (store.nbytes, store._tags, store._uses, store._ids) == (0, {}, {}, {})
 
 
 def test_gradients_are_undone_too() -> None:
