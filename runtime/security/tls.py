@@ -11,18 +11,20 @@ from __future__ import annotations
 
 import os
 
-_VARIABLE = "GRPC_SSL_CIPHER_SUITES"
-# Those of gRPC's own default that need an RSA key: other gRPC services keep working in the same program.
-_RSA_ONLY = "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384"
+_SETTINGS = {
+    # Those of gRPC's own default that need an RSA key: other gRPC services keep working in the same program.
+    "GRPC_SSL_CIPHER_SUITES": "ECDHE-RSA-AES128-GCM-SHA256:ECDHE-RSA-AES256-GCM-SHA384",
+    # A connection that a worker closes is no news for whoever watches standard error.
+    "GRPC_VERBOSITY": "ERROR",
+}
 
-# A list that somebody chose stays. Ours goes after the import: child processes are not ours to configure.
-_chosen = _VARIABLE in os.environ
-if not _chosen:
-    os.environ[_VARIABLE] = _RSA_ONLY
+# What somebody chose stays. Ours goes after the import: child processes are not ours to configure.
+_ours = {name: value for name, value in _SETTINGS.items() if name not in os.environ}
+os.environ.update(_ours)
 try:
     import grpc
 finally:
-    if not _chosen:
-        del os.environ[_VARIABLE]
+    for _name in _ours:
+        del os.environ[_name]
 
 __all__ = ["grpc"]
