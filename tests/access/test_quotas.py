@@ -17,6 +17,7 @@ from runtime.messages import (
     Failure,
     Handle,
     Install,
+    Items,
     Keep,
     Numbers,
     Plans,
@@ -92,10 +93,12 @@ def test_an_expanded_tensor_costs_what_it_takes() -> None:
     bob = worker(bytes=80)
     me = connect(bob)
     one, wide = put(me, torch.zeros(1)), new_id()
-    me.call(Apply("aten.expand", handles(one), {"size": Numbers((1_000_000,))}, (wide,)))
+    me.call(Apply("aten.expand", handles(one), {"size": Numbers((19,))}, (wide,)))
     assert held(bob) == 4
     with pytest.raises(QuotaExceeded):
-        me.call(Apply("aten.add", (Handle(wide), 1), {}, (new_id(),)))
+        me.call(Apply("aten.cat", (Items((Handle(wide), Handle(wide))),), {}, (new_id(),)))
+    with pytest.raises(QuotaExceeded):  # nor may a view have more elements than its client could hold
+        me.call(Apply("aten.expand", handles(one), {"size": Numbers((1_000_000,))}, (new_id(),)))
 
 
 def test_accounts_agree_with_the_store_after_anything() -> None:

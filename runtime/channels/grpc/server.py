@@ -12,11 +12,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from planc.errors import DecodeError, InputError, LimitError, PlancError
 from runtime.channels.grpc import chunks
@@ -30,7 +30,8 @@ from runtime.security.tls import grpc
 from runtime.wire import Frame, encode
 
 _log = logging.getLogger(__name__)
-
+_LAST_REPLIES = 10.0
+"""Seconds that a server that closes gives clients to read what it answered."""
 _RECHECK = 60.0
 """Seconds between looks at who is at the other end of a stream."""
 Authenticate = Callable[[Any], Identity]
@@ -94,12 +95,12 @@ class Listening:
         self._limits = limits = limits or ServerLimits()
         self._inbox = Inbox(limits.frame_bytes, limits.client_bytes, patience=limits.patience)
         self._streams = Counter[str]()
-        self._busy = 0
+        self._busy = self._computing = 0
         self._closing = False
         self._state = threading.Condition()
         self._stopped = threading.Event()
         self._server = grpc.server(
-            ThreadPoolExecutor(limits.streams, thread_name_prefix=f"planc-{worker.id}"),
+            cast(Any, _Threads(f"planc-{worker.id}")),  # any executor will do; its stub asks for a pool
             options=_options(limits),
             maximum_concurrent_rpcs=limits.streams,
         )
@@ -127,7 +128,13 @@ class Listening:
         """
         with self._state:
             self._closing = True
-            done = self._state.wait_for(lambda: not self._busy, grace)
+            until = time.monotonic() + grace
+            while self._busy and (left := until - time.monotonic()) > 0:
+                if self._state.wait_for(lambda: not self._busy, min(left, _LAST_REPLIES)):
+                    break
+                if not self._computing:  # a client that never reads its reply must not keep it from ending
+                    break
+            done = not self._computing
         self._stopped.set()
         self._server.stop(0).wait()
         if self.address.path:
@@ -209,7 +216,7 @@ class Listening:
 
     def _take(self, identity: Identity, chunk: Chunk) -> Generator[bytes]:
         if chunk.kind is not Kind.DATA:
-            have = self._inbox.have(identity.name, chunk.key)
+            have = min(self._inbox.have(identity.name, chunk.key), chunk.total)
             yield chunks.write(Kind.HAVE, chunk.key, chunk.total, have)
             return
         try:
@@ -220,7 +227,8 @@ class Listening:
         else:
             if frame is None:
                 return
-            reply = self._worker.handle_large_frame(frame, identity)
+            with self._running():
+                reply = self._worker.handle_large_frame(frame, identity)
             del frame
         yield from _reply(chunk, reply)
 
@@ -237,9 +245,43 @@ class Listening:
                 self._busy -= 1
                 self._state.notify_all()
 
+    @contextmanager
+    def _running(self) -> Generator[None]:
+        with self._state:
+            self._computing += 1
+        try:
+            yield
+        finally:
+            with self._state:
+                self._computing -= 1
+
     def _sweep(self) -> None:
         while not self._stopped.wait(max(self._limits.patience / 4, 0.05)):
             self._inbox.sweep()
+
+
+class _Threads(Executor):
+    """A thread for each stream, which ends with it; the server bounds how many there are.
+
+    Python waits for the threads of a pool when it exits: a server that nobody closed would keep it from that.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Call a function in a new thread."""
+        future: Future[Any] = Future()
+
+        def run() -> None:
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(fn(*args, **kwargs))
+                except BaseException as error:
+                    future.set_exception(error)
+
+        threading.Thread(target=run, name=self._name, daemon=True).start()
+        return future
 
 
 class _Closing(Exception):
