@@ -209,10 +209,9 @@ class Plan:
         Raises:
             InputError: another count or structure than the plan takes; says where and what was expected.
         """
-        ports = self.graph.arguments()
-        takes = self.graph.takes or flat(len(ports))
-        assert isinstance(takes, TreeSequence)
-        names = _argument_names(takes, ports)
+        ports, takes, names, plain = self._signature
+        if plain and len(args) == len(ports):
+            return [_scalar(port, leaf) for port, leaf in zip(ports, args, strict=True)]
         if len(args) != len(takes.items):
             types = iter(ports)
             wanted = ", ".join(
@@ -227,6 +226,15 @@ class Plan:
             for x in match(tree, arg, name)
         ]
         return [_scalar(port, leaf) for port, leaf in zip(ports, leaves, strict=True)]
+
+    @cached_property
+    def _signature(self) -> tuple[Sequence[Input], TreeSequence, Sequence[str], bool]:
+        """The arguments: inputs of the graph, their structure and names, and whether each is one tensor."""
+        ports = self.graph.arguments()
+        takes = self.graph.takes or flat(len(ports))
+        assert isinstance(takes, TreeSequence)
+        plain = all(isinstance(tree, Leaf) for tree in takes.items)
+        return ports, takes, _argument_names(takes, ports), plain
 
     def arrange(self, results: Sequence[Any]) -> Any:
         """The plan's flat results as its Python code returned them: one, a tuple, or its own structure."""

@@ -120,7 +120,9 @@ def run_puts(call: Call, body: Run, *, alone: bool = True) -> tuple[dict[int, St
     graph = installed.program.graph
     wishes = _wishes(graph, body)
     bound = _bind(call, graph, body, wishes)
-    _check_ids(call, wishes, bound)
+    written = _written(wishes, bound)
+    require_unique(written)
+    call.require_writable(wish.id for wish in wishes if isinstance(wish, Keep))
     clearance = _clear(call, body.plan_id, graph, wishes, bound)
     secrecy = clearance.secrecy
     if body.grad and clearance.releases:
@@ -132,7 +134,7 @@ def run_puts(call: Call, body: Run, *, alone: bool = True) -> tuple[dict[int, St
     call.site.executor.check(body.plan_id, graph, bound.tensors)
     if clearance.approval is not None:
         call.site.approvals.spend(body.plan_id, clearance.approval)
-    opened = call.site.computing(_written(wishes, bound)) if alone else nullcontext()
+    opened = call.site.computing(written) if alone else nullcontext()
     with call.site.usage.running(call.client, call.rights.quota):
         outputs = _outputs(call, body, installed.program, bound, secrecy, opened)
     call.touched.released |= clearance.releases
@@ -168,7 +170,7 @@ def _outputs(
             return site.executor.run_with_grad(body.plan_id, program, bound.tensors, run_node, seconds)
     try:
         with opened, call.charged():
-            return site.executor.run(body.plan_id, program, bound.tensors, seconds)
+            return site.executor.run(body.plan_id, program, bound.tensors, seconds, checked=True)
     except Exception as error:
         if not hidden:
             raise
@@ -230,11 +232,6 @@ def _state_id(graph: Graph, port: Input, argument: Handle | Slot | Gradient) -> 
             "at the worker, got a tensor in the message or a gradient"
         )
     return argument.id
-
-
-def _check_ids(call: Call, wishes: Sequence[Wish], bound: _Bound) -> None:
-    require_unique(_written(wishes, bound))
-    call.require_writable(wish.id for wish in wishes if isinstance(wish, Keep))
 
 
 def _written(wishes: Sequence[Wish], bound: _Bound) -> list[int]:

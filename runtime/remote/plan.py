@@ -78,12 +78,12 @@ class RemotePlan:
             InputError: arguments that do not fit the plan.
             WorkerError: the run failed there; nothing there has changed.
         """
-        self, args = self._with_rows(args)
-        inputs, tensors, types = self._inputs(args, {})
+        self, leaves = self._with_rows(args)
+        inputs, tensors, types = self._inputs(leaves, {})
         bindings = self._bind(types)
         results = self.plan.graph.results()
         ids = [self.location.new_id() for _ in results]
-        grad = self._differentiates(args)
+        grad = self._differentiates(leaves)
         self.location.request(Run(self.id, inputs, tuple(Keep(id) for id in ids), grad=grad), tensors)
         handles: list[RemoteTensor] = []
         for id, port in zip(ids, results, strict=True):
@@ -99,16 +99,16 @@ class RemotePlan:
 
     def fetch(self, *args: Any) -> Any:
         """As a call, but the results come back in the reply: still one message."""
-        self, args = self._with_rows(args)
-        inputs, tensors, types = self._inputs(args, {})
+        self, leaves = self._with_rows(args)
+        inputs, tensors, types = self._inputs(leaves, {})
         self._bind(types)
         run = Run(self.id, inputs, (Return(),) * len(self.plan.graph.results()))
         return self.plan.arrange(own(self.location.values(run, tensors)))
 
     def evaluate(self, *args: Any) -> Any:
         """As `fetch`, but the state at the worker stays as it is."""
-        self, args = self._with_rows(args)
-        inputs, tensors, types = self._inputs(args, {})
+        self, leaves = self._with_rows(args)
+        inputs, tensors, types = self._inputs(leaves, {})
         self._bind(types)
         graph = self.plan.graph
         run = Run(self.id, inputs, (Return(),) * len(graph.results()), (Drop(),) * len(graph.updates()))
@@ -138,7 +138,7 @@ class RemotePlan:
             raise InputError(
                 f"plan {self.name!r} does not update {min(frozen)!r}, so nothing of it can be kept"
             )
-        inputs, tensors, types = self._inputs(args, {**state, **keep})
+        inputs, tensors, types = self._inputs(self.plan.flatten_arguments(args), {**state, **keep})
         self._bind(types)
         kept = {path: self.location.new_id() for path in keep}
         updates = tuple(
@@ -182,12 +182,12 @@ class RemotePlan:
         tensors = self.location.fetch([self.state[path].id for path in paths], delete=False)
         return self.plan.with_state(dict(zip(paths, tensors, strict=True)))
 
-    def _with_rows(self, args: tuple[Any, ...]) -> tuple[RemotePlan, tuple[Any, ...]]:
-        """What to call, and with what: where a batch was not taken yet, a plan that takes its rows itself."""
+    def _with_rows(self, args: tuple[Any, ...]) -> tuple[RemotePlan, Sequence[Any]]:
+        """What to call, and on what: where a batch was not taken yet, a plan that takes its rows itself."""
         leaves = self.plan.flatten_arguments(args)
         rows = lazy_rows(leaves)
         if rows is None:
-            return self, args
+            return self, leaves
         found = {
             i: leaf.whole
             for i, leaf in enumerate(leaves)
@@ -195,30 +195,30 @@ class RemotePlan:
         }
         plan = on_rows(self.plan, tuple(found)) if found else None
         if plan is None:
-            return self, args
+            return self, leaves
         self.location.install(plan)
         twin = RemotePlan(plan, self.location, self.state)
         twin._bound = self._bound_on_rows
-        return twin, (*(found.get(i, leaf) for i, leaf in enumerate(leaves)), rows.index)
+        return twin, [*(found.get(i, leaf) for i, leaf in enumerate(leaves)), rows.index]
 
-    def _differentiates(self, args: tuple[Any, ...]) -> bool:
+    def _differentiates(self, leaves: Sequence[Any]) -> bool:
         if not torch.is_grad_enabled() or any(p.role is Role.PARAMETER for p in self.plan.graph.updates()):
             return False
-        given = [*self.plan.flatten_arguments(args), *(self.state[p.path] for p in self.plan.graph.state())]
+        given = [*leaves, *(self.state[p.path] for p in self.plan.graph.state())]
         return any(isinstance(x, RemoteTensor) and x.requires_grad for x in given)
 
     def _inputs(
-        self, args: tuple[Any, ...], state: State
+        self, leaves: Sequence[Any], state: State
     ) -> tuple[tuple[Handle | Slot, ...], list[torch.Tensor], list[TensorType]]:
         """Every input of the graph as the message names it, the tensors that travel, and their types."""
         from runtime.remote.handle import tensor_type
 
-        leaves = iter(self.plan.flatten_arguments(args))
+        arguments = iter(leaves)
         inputs: list[Handle | Slot] = []
         tensors: list[torch.Tensor] = []
         types: list[TensorType] = []
         for port in self.plan.graph.inputs:
-            value = self._state_of(port, state) if port.role.is_state else next(leaves)
+            value = self._state_of(port, state) if port.role.is_state else next(arguments)
             if isinstance(value, RemoteTensor):
                 self._check_location(port, value)
                 inputs.append(Handle(value.id))
