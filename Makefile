@@ -4,9 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ARGS   ?=
+PEERS  := .venv-peers
+NEEDS_flower := flwr[simulation]
+NEEDS_pfl    := pfl
 
 .DEFAULT_GOAL := help
-.PHONY: help demo hospital test lint bench zoo clean
+.PHONY: help demo hospital test lint bench bench-peers zoo clean
 
 help:
 	@echo "make demo     federated training on real MNIST images, with a report (ARGS=... for planc demo)"
@@ -14,6 +17,7 @@ help:
 	@echo "make test     the tests (ARGS=... for pytest)"
 	@echo "make lint     ruff and basedpyright"
 	@echo "make bench    the benchmarks (ARGS="steps --quick", ...)"
+	@echo "make bench-peers  rounds beside Flower and pfl, each in its own environment in .venv-peers"
 	@echo "make zoo      whole networks as plans, compared with PyTorch: docs/zoo.md (an hour; ARGS=resnet18 for one)"
 	@echo "make clean    remove everything that these made, .venv too"
 
@@ -43,9 +47,20 @@ lint: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+# Each tool has an environment of its own: they do not agree on versions. torch and numpy are ours.
+$(PEERS)/%/.installed: constraints.txt
+	@echo "making $(PEERS)/$*"
+	@$(PYTHON) -m venv $(PEERS)/$*
+	@grep -E '^(torch|numpy)==' constraints.txt > $(PEERS)/$*/constraints.txt
+	@$(PEERS)/$*/bin/python -m pip install -qq -c $(PEERS)/$*/constraints.txt torch numpy '$(NEEDS_$*)'
+	@touch $@
+
+bench-peers: $(STAMP) $(PEERS)/flower/.installed $(PEERS)/pfl/.installed
+	@$(BIN)/python -m benchmarks rounds --peers $(ARGS)
+
 zoo: $(STAMP)
 	@$(BIN)/python -m benchmarks.zoo $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(PEERS) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find planc runtime tests -name __pycache__ -type d -prune -exec rm -rf {} +

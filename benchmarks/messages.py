@@ -1,75 +1,102 @@
-"""Suite "messages": how many messages and bytes a training step costs, each way. Deterministic."""
+"""Suite "messages": what each job of the tutorial sends: eager, recorded, a plan a step, a plan a round.
+
+All is deterministic: tests hold the counts, and that `plan.cost` predicts them. What the predecessor and
+another tool send was measured there and is quoted.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
-import torch
+from benchmarks import jobs
+from benchmarks.counting import Count
+from benchmarks.jobs import Job, Way
 
-import planc
-from benchmarks.workloads import CNN, LINEAR, MLP_SGD, Workload
-from runtime import RemoteModule, RemoteOptimizer, VirtualWorker, count_messages
-
-# Measured on the predecessor (PySyft 0.1) with the model travelling, for comparison.
-_PREDECESSOR = {LINEAR.name: 36, CNN.name: 130}
+QUOTED: dict[str, tuple[tuple[str, float], ...]] = {
+    jobs.TOY: (("PySyft 0.1, eager, model travelling (quoted)", 36),),
+    jobs.MNIST: (
+        ("PySyft 0.1, eager, model travelling (quoted)", 130),
+        ("PySyft 0.1, the same with its loader (quoted)", 394),
+    ),
+    jobs.OPERATIONS: (
+        ("Monarch, eager (quoted)", 21.01),
+        ("Monarch, coalesced (quoted)", 2.01),
+        ("Monarch, compiled (quoted)", 1.01),
+    ),
+}
 
 
 def run(quick: bool = False) -> Iterator[dict[str, Any]]:
-    for work in (LINEAR, MLP_SGD, CNN):
-        yield from _rows(work)
+    for job in jobs.ALL:
+        for name, messages in QUOTED.get(job.name, ()):
+            yield _line(job.name, name, messages)
+        for way in job.ways:
+            yield _row(job, way)
 
 
-def _rows(work: Workload) -> Iterator[dict[str, Any]]:
-    if work.name in _PREDECESSOR:
+def break_even(quick: bool = False) -> Iterator[dict[str, Any]]:
+    """From which step on a plan, its installation included, has cost less than eager code.
+
+    The model is resident in both, and sending it there is counted in both.
+    """
+    for job in jobs.ALL:
+        eager, plan = job.way(jobs.RESIDENT), job.way(jobs.PLAN)
+        if eager is None or plan is None or eager.before is None or plan.before is None:
+            continue
         yield {
-            "work": work.name,
-            "way": "PySyft 0.1, eager, model travelling (measured there)",
-            "messages": _PREDECESSOR[work.name],
-            "bytes out": None,
-            "bytes in": None,
+            "work": job.name,
+            "eager, a step": _figures(eager.count),
+            "plan, a step": _figures(plan.count),
+            "sending the model": _figures(eager.before),
+            "installing the plan and its state": _figures(plan.before),
+            "cheaper in messages from step": steps_until(
+                plan.before.messages - eager.before.messages, eager.count.messages - plan.count.messages
+            ),
+            "cheaper in bytes from step": steps_until(
+                plan.before.bytes - eager.before.bytes, eager.count.bytes - plan.count.bytes
+            ),
         }
-    yield _row(work, "eager, model travelling", *_eager(work))
-    installed, first, again = _plan(work)
-    yield _row(work, "plan: installing it and its state", *installed)
-    yield _row(work, "plan a step, model resident: first", *first)
-    yield _row(work, "plan a step, model resident: later", *again)
 
 
-def _row(work: Workload, way: str, messages: int, out: int, back: int) -> dict[str, Any]:
-    return {"work": work.name, "way": way, "messages": messages, "bytes out": out, "bytes in": back}
+def steps_until(more: int, saved: int) -> int | None:
+    """The first step after which ``more`` spent once is made good by ``saved`` a step; None for never."""
+    if more <= 0:
+        return 1
+    return math.ceil(more / saved) if saved > 0 else None
 
 
-def _eager(work: Workload) -> tuple[int, int, int]:
-    module, optimizer, (x, y) = work.start()
-    worker = VirtualWorker("bench")
-    rx, ry = worker.send(x), worker.send(y)
-    model = RemoteModule(module)
-    remote = RemoteOptimizer(model, type(optimizer), lr=optimizer.param_groups[0]["lr"])
-    for _ in range(2):  # the second is the steady state
-        with count_messages() as sent:
-            model.send(worker)
-            remote.zero_grad()
-            loss = work.loss(model(rx), ry)
-            loss.backward()
-            remote.step()
-            model.get()
-            loss.get()
-    return sent.messages, sent.bytes_out, sent.bytes_in
+def _figures(count: Count) -> str:
+    return f"{count.messages:,} / {count.bytes:,} B"
 
 
-def _plan(work: Workload) -> tuple[tuple[int, int, int], ...]:
-    module, optimizer, (x, y) = work.start()
-    plan = planc.train_step(module, work.loss, optimizer, x, y)
-    worker = VirtualWorker("bench")
-    rx, ry = worker.send(x), worker.send(y)
-    out: list[tuple[int, int, int]] = []
-    with count_messages() as sent:
-        remote = plan.send(worker)
-    out.append((sent.messages, sent.bytes_out, sent.bytes_in))
-    for _ in range(2):
-        with count_messages() as sent:
-            loss: torch.Tensor = remote.fetch(rx, ry)
-        assert loss.shape == ()
-        out.append((sent.messages, sent.bytes_out, sent.bytes_in))
-    return tuple(out)
+def _row(job: Job, way: Way) -> dict[str, Any]:
+    count = way.count
+    found = _line(job.name, way.name, count.messages)
+    found |= {
+        "bytes out": count.out,
+        "bytes in": count.back,
+        "tensor bytes": count.tensors,
+        "between workers": count.peers or None,
+    }
+    if way.predicted is not None:
+        found |= {
+            "predicted messages": way.predicted.messages,
+            "predicted tensor bytes": way.predicted.tensors,
+        }
+    return found
+
+
+def _line(job: str, way: str, messages: float) -> dict[str, Any]:
+    return {
+        "work": job,
+        "way": way,
+        "messages": messages,
+        "predicted messages": None,
+        "bytes out": None,
+        "bytes in": None,
+        "tensor bytes": None,
+        "predicted tensor bytes": None,
+        "between workers": None,
+    }

@@ -46,6 +46,20 @@ class TutorialNet(nn.Module):
         return F.log_softmax(self.fc2(x), dim=1)
 
 
+class SmallTransformer(nn.Module):
+    """Words, embedded, through two layers of a transformer's encoder, in ten classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(1000, 64)
+        layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.0, batch_first=True)
+        self.core = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.out = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.core(self.embed(x)).mean(1))
+
+
 def squared_error(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return ((prediction - target) ** 2).sum()
 
@@ -61,6 +75,21 @@ def _digits(size: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _images(size: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(size, 1, 28, 28), torch.randint(10, (size,))
+
+
+def _words(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randint(1000, (size, 32)), torch.randint(10, (size,))
+
+
+def _pictures(size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(size, 3, 64, 64), torch.randint(10, (size,))
+
+
+def resnet18() -> nn.Module:
+    # Only here: the runtime is not there where the programs of others are measured.
+    from runtime.demo.torchvision_compat import import_torchvision
+
+    return import_torchvision().models.resnet18(num_classes=10)
 
 
 def mlp() -> nn.Module:
@@ -79,4 +108,8 @@ LINEAR = Workload("linear 2x1, SGD", lambda: nn.Linear(2, 1), squared_error, sgd
 MLP_SGD = Workload("MLP 784-64-10, batch 32, SGD", mlp, F.cross_entropy, sgd, _digits, 32, "<= 0.75x")
 MLP_ADAM = Workload("MLP 784-64-10, batch 32, Adam", mlp, F.cross_entropy, adam, _digits, 32, "<= 0.6x")
 CNN = Workload("tutorial CNN, batch 64, SGD", TutorialNet, F.nll_loss, sgd, _images, 64, "<= 1.0x")
-STEPS = (LINEAR, MLP_SGD, MLP_ADAM, CNN)
+TRANSFORMER = Workload("small transformer, batch 16, SGD", SmallTransformer, F.cross_entropy, sgd, _words, 16)
+RESNET = Workload("ResNet-18, batch 8, SGD", resnet18, F.cross_entropy, sgd, _pictures, 8, "<= 1.0x")
+STEPS = (LINEAR, MLP_SGD, MLP_ADAM, CNN, TRANSFORMER, RESNET)
+LARGE = (RESNET,)
+"""What takes long to capture: left out of quick runs."""

@@ -16,7 +16,7 @@ import typer
 
 import planc
 from planc import codec
-from planc.cli import certs, costs, differences, failures, passing, running, sources, tensors, worker
+from planc.cli import bench, certs, costs, differences, failures, passing, running, sources, tensors, worker
 from planc.cli.drawings import Emit, Form, rendered
 from planc.cli.sizes import sizes_for
 from planc.cli.summary import Summary, Written
@@ -292,6 +292,33 @@ def demo_command(
         batch_size=batch_size,
     )
     raise typer.Exit(code)
+
+
+@app.command("bench")
+def bench_command(
+    suites: Annotated[
+        list[str] | None, typer.Argument(metavar="SUITE", help="Which; all if none.", show_default=False)
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer turns and clients.")] = False,
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Other tools run the rounds too, after `make bench-peers`.")
+    ] = False,
+    threads: Annotated[int, typer.Option(min=1, metavar="N", help="torch's threads.")] = 1,
+    figures: Annotated[
+        str | None, typer.Option("--json", metavar="FILE", help="Write all figures.", show_default=False)
+    ] = None,
+    page: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a page of Markdown.", show_default=False)
+    ] = None,
+    html: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a page with plots.", show_default=False)
+    ] = None,
+) -> None:
+    """Measure messages, times and memory beside eager PyTorch, in a checkout."""
+    files = {"--json": figures, "--page": page, "--html": html}
+    switches = [name for name, on in {"--quick": quick, "--peers": peers}.items() if on]
+    given = [part for name, path in files.items() if path is not None for part in (name, path)]
+    raise typer.Exit(bench.bench([*(suites or []), *switches, "--threads", str(threads), *given]))
 
 
 app.add_typer(certs.app)
