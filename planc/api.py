@@ -22,6 +22,8 @@ from planc.plans import Buildable, Plan
 from planc.text import parse as parse_text
 
 Shape = Sequence[int]
+_DISTINCT = 1009
+"""The least size of a dim in examples that only tell dims apart: they take no memory."""
 
 
 def trace(
@@ -40,8 +42,9 @@ def trace(
             parameters and buffers become the plan's state.
         *example_inputs: tensors, numbers and nested tuples, lists and dicts of them; only their structure,
             dtypes and fixed sizes matter. Numbers are fixed.
-        dynamic: which dims vary: ``{"x": {0: "b"}}`` by input name; by default the leading dims, as one dim
-            ``b`` where they are equal; False for none.
+        dynamic: which dims vary: ``{"x": {0: "b"}}`` by input name, or ``{"x": {0: "b*2"}}`` by what it is of
+            others; by default the leading dims, as one dim ``b`` where they are equal; False for none. Dims
+            of different names that the code wants related become so (``where n == m``), as in the examples.
         ranges: the range of each named dim, ``{"b": (1, 1024)}``; 1..2^31-1 by default.
         name: the plan's name; the target's own by default.
         optimize: whether to run the passes.
@@ -217,15 +220,21 @@ class FunctionPlan(Buildable):
                         f"args_shape[{i}] is {tuple(shape)}: a dim is a size, or -1 if it varies; got {dim}"
                     )
         names = parameter_names(self.function, len(shapes))
-        examples = [
-            torch.zeros([7 if d == -1 else d for d in s], dtype=k) for s, k in zip(shapes, kinds, strict=True)
-        ]
         failure: CaptureError | None = None
         for naming in (lambda i, d: f"{names[i]}{d}", lambda i, d: f"d{d}", lambda i, d: "d"):
             dynamic = {
                 names[i]: {d: naming(i, d) for d, size in enumerate(shape) if size == -1}
                 for i, shape in enumerate(shapes)
             }
+            # No size is another or a multiple of it, or dims would be related that are tried as independent.
+            varying = dict.fromkeys(called for named in dynamic.values() for called in named.values())
+            sizes = {called: _DISTINCT + i for i, called in enumerate(varying)}
+            examples = [
+                torch.zeros((), dtype=kind).expand(
+                    [sizes[naming(i, d)] if size == -1 else size for d, size in enumerate(shape)]
+                )
+                for i, (shape, kind) in enumerate(zip(shapes, kinds, strict=True))
+            ]
             try:
                 return self.build(*examples, dynamic=dynamic)
             except CaptureError as error:

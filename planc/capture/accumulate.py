@@ -153,7 +153,7 @@ def _transform(transform: GradTransform, traced: Traced) -> Program:
         for i, (path, g) in enumerate(zip(traced.trained, grads, strict=True))
     ]
     program = export(run, grads, fixed)
-    importer = Importer("transform", program, ports, (), fixed.names, fixed.range_of, RULES, frozenset())
+    importer = Importer("transform", program, ports, (), fixed, RULES, frozenset())
     for i, entry in enumerate(importer.outputs):
         importer.builder.output(as_value(importer, entry), f"r{i}")
     return Program(importer.builder.build(), importer.constants)

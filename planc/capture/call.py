@@ -61,9 +61,7 @@ def capture_call(function: Callable[..., Any], types: Sequence[TensorType]) -> C
             return results.flat(function(*flat))
 
     program = export(run, examples, dims)
-    importer = Importer(
-        "call", program, ports, (), dims.names, dims.range_of, RULES, frozenset(RANDOM), allow_writes=True
-    )
+    importer = Importer("call", program, ports, (), dims, RULES, frozenset(RANDOM), allow_writes=True)
     outputs = tuple(as_value(importer, entry) for entry in importer.outputs)
     builder = importer.builder
     return CapturedCall(

@@ -8,32 +8,74 @@ from typing import Any
 
 import torch
 
+from planc.capture.relating import parse_dim
 from planc.errors import CaptureError
-from planc.ir import MAX_DIM
+from planc.ir import MAX_DIM, Dim, DimVar, sym
+from planc.ir.dims import evaluate, substitute
+from planc.ir.dims import names as names_in
 
 Dynamic = Mapping[str, Mapping[int, str]] | bool | None
-"""``{"x": {0: "b"}}`` names dims by input path; True or None: the leading dims, as one ``b`` where they are
-equal; False: none."""
+"""``{"x": {0: "b"}}`` names dims by input path, ``{"x": {0: "b*2"}}`` relates one to others; True or None:
+the leading dims, as one ``b`` where they are equal; False: none."""
 
 _SIZES = (7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103)
 
 
 @dataclass(frozen=True)
 class DynamicDims:
-    """The names of the varying dims of each flat input, by input position, and each name's range."""
+    """What each flat input's varying dims are called, by input position, and each name's range.
+
+    A dim is called by a name or by an expression of names, as the user wrote it.
+    """
 
     names: tuple[dict[int, str], ...]
     ranges: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    equals: Mapping[str, Dim] = field(default_factory=dict[str, Dim])
+    """What names stand for that are related to others."""
 
     def range_of(self, name: str) -> tuple[int, int]:
         return self.ranges.get(name, (1, MAX_DIM))
 
-    def all_names(self) -> list[str]:
-        """Every name, in order of first use."""
+    def called(self) -> list[str]:
+        """What dims are called, in order of first use."""
         return list(dict.fromkeys(name for names in self.names for _, name in sorted(names.items())))
 
+    def written(self, called: str) -> Dim:
+        """The dim that is called so."""
+        return sym(called) if called.isidentifier() else parse_dim(called)
+
+    def meaning(self, called: str) -> Dim:
+        """The dim that is called so, in names that no others define."""
+        return substitute(self.written(called), self.equals)
+
+    def all_names(self) -> list[str]:
+        """Every name that no others define, in order of first use."""
+        meanings = [self.meaning(called) for called in self.called()]
+        return list(dict.fromkeys(name for meaning in meanings for name in names_in(meaning)))
+
+    def variables(self) -> list[DimVar]:
+        """The plan's dims: every name, with its range and what it equals."""
+        used = [name for called in self.called() for name in names_in(self.written(called))]
+        return [
+            DimVar(name, *self.range_of(name), self.equals.get(name))
+            for name in dict.fromkeys([*used, *self.all_names()])
+        ]
+
+    def sizes_at(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """The size of everything that is called something, from those of names that no others define."""
+        return {called: evaluate(self.meaning(called), sizes) for called in self.called()}
+
+    def allow(self, sizes: Mapping[str, int], least: int = 1) -> bool:
+        """Whether all sizes of dims are in their ranges and at least so large."""
+        return all(
+            max(self.range_of(called)[0], least) <= size <= self.range_of(called)[1]
+            for called, size in self.sizes_at(sizes).items()
+        )
+
     def trace_sizes(self, taken: Iterable[int]) -> dict[str, int]:
-        """A size for each name: distinct primes that no other dim has, so that nothing is equal by accident.
+        """A size for each name that no others define: distinct primes that no other dim has.
+
+        Nothing is then equal by accident.
 
         Raises:
             CaptureError: no size is left within a name's range.
@@ -44,14 +86,32 @@ class DynamicDims:
             lo, hi = self.range_of(name)
             # Never 1: torch takes a dim of one row for a fixed one.
             tried = (*_SIZES, *range(max(lo, 2), lo + 512))
-            size = next((s for s in tried if lo <= s <= hi and s not in used), None)
+            free = (s for s in tried if lo <= s <= hi and s not in used)
+            size = next((s for s in free if self._fits({**sizes, name: s}, used)), None)
             if size is None:
                 raise CaptureError(
                     f"no size to trace dim {name} with: other dims have all sizes of its range {lo}..{hi}"
                 )
-            used.add(size)
             sizes[name] = size
+            used.update(self._known(sizes).values())
         return sizes
+
+    def _fits(self, sizes: Mapping[str, int], used: set[int]) -> bool:
+        """Whether dims that depend on the last of these names have sizes of their own too."""
+        last = list(sizes)[-1]
+        for called, size in self._known(sizes).items():
+            lo, hi = self.range_of(called)
+            if last in names_in(self.meaning(called)) and (not max(lo, 2) <= size <= hi or size in used):
+                return False
+        return True
+
+    def _known(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        meanings = {called: self.meaning(called) for called in self.called()}
+        return {
+            called: evaluate(dim, sizes)
+            for called, dim in meanings.items()
+            if all(name in sizes for name in names_in(dim))
+        }
 
 
 def resolve(
@@ -59,8 +119,9 @@ def resolve(
     paths: Sequence[str],
     examples: Sequence[torch.Tensor],
     ranges: Mapping[str, tuple[int, int]] | None,
+    equals: Mapping[str, Dim] | None = None,
 ) -> DynamicDims:
-    """What the user said of varying dims, by input position.
+    """What the user said of varying dims, by input position; ``equals`` are relations that were found.
 
     Raises:
         CaptureError: an unknown input path or dim, one name on dims of different sizes, or a bad range.
@@ -69,11 +130,12 @@ def resolve(
         if not 1 <= lo <= hi <= MAX_DIM:
             raise CaptureError(f"the range {lo}..{hi} of dim {name} must lie within 1..{MAX_DIM}")
     out = _named(dynamic, paths, examples)
-    used = {name for names in out for name in names.values()}
+    dims = DynamicDims(tuple(out), ranges or {}, dict(equals or {}))
+    used = {var.name for var in dims.variables()}
     unknown = sorted(set(ranges or ()) - used)
     if unknown:
         raise CaptureError(f"ranges names the dim {unknown[0]!r}, but the dims that vary are {sorted(used)}")
-    return DynamicDims(tuple(out), ranges or {})
+    return dims
 
 
 def _named(dynamic: Dynamic, paths: Sequence[str], examples: Sequence[torch.Tensor]) -> list[dict[int, str]]:
@@ -93,8 +155,8 @@ def _named(dynamic: Dynamic, paths: Sequence[str], examples: Sequence[torch.Tens
                 raise CaptureError(
                     f"dynamic names dim {dim} of input {path!r}, which has {example.dim()} dims"
                 )
-            if not name.isidentifier():
-                raise CaptureError(f"the dim name {name!r} is not an identifier")
+            if not name.isidentifier() and isinstance(parse_dim(name), int):
+                raise CaptureError(f"dynamic calls dim {dim} of input {path!r} {name}, which does not vary")
             dim %= example.dim()
             named[dim] = name
             size, first = sizes.setdefault(name, (example.shape[dim], path))
@@ -103,7 +165,32 @@ def _named(dynamic: Dynamic, paths: Sequence[str], examples: Sequence[torch.Tens
                     f"dim {name} is {size} in example {first!r} but {example.shape[dim]} in example {path!r}"
                 )
         out.append(named)
+    _check_written(sizes)
     return out
+
+
+def _check_written(sizes: Mapping[str, tuple[int, str]]) -> None:
+    """Refuse examples whose sizes are not related as the dims are written."""
+    known = {name: size for name, (size, _) in sizes.items() if name.isidentifier()}
+    for called, (size, path) in sizes.items():
+        dim = sym(called) if called.isidentifier() else parse_dim(called)
+        if all(name in known for name in names_in(dim)) and evaluate(dim, known) != size:
+            raise CaptureError(
+                f"dim {called} is {size} in example {path!r}, where the others make it {evaluate(dim, known)}"
+            )
+
+
+def named_sizes(
+    dynamic: Mapping[str, Mapping[int, str]], paths: Sequence[str], examples: Sequence[torch.Tensor]
+) -> dict[str, int]:
+    """The size in the examples of every dim that has a name of its own."""
+    of_path = dict(zip(paths, examples, strict=True))
+    return {
+        name: of_path[path].shape[i]
+        for path, named in dynamic.items()
+        for i, name in named.items()
+        if name.isidentifier()
+    }
 
 
 def stretched(example: torch.Tensor, names: Mapping[int, str], sizes: Mapping[str, int]) -> torch.Tensor:

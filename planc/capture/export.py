@@ -19,16 +19,24 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim as ExportDim
 from torch.export import ExportedProgram
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.fx.experimental.symbolic_shapes import (
+    DimDynamic,
+    GuardOnDataDependentSymNode,
+    ShapeEnv,
+    StatelessSymbolicContext,
+)
 
 from planc.capture.dynamic import DynamicDims, stretched
 from planc.capture.location import AfterCall, is_hidden, location_at, noting_locations, pointing, users_line
 from planc.capture.refusals import VALUE_NEEDED
 from planc.errors import CaptureError, PlancError
-from planc.ir import Location
+from planc.ir import Location, sym
+from planc.ir.dims import evaluate
+from planc.ir.dims import names as names_in
 
 _LOGGERS = ("torch._subclasses.fake_tensor", "torch.export")
 _MODULES = os.path.dirname(torch.nn.__file__) + os.sep
@@ -86,14 +94,11 @@ def export(
         for i, d in enumerate(x.shape)
         if i not in named
     }
-    sizes = dynamic.trace_sizes(fixed)
+    free = dynamic.trace_sizes(fixed)
+    sizes = dynamic.sizes_at(free)
     inputs = [stretched(x, named, sizes) for x, named in zip(examples, dynamic.names, strict=True)]
     symbols = _Symbols(dynamic)
     stages = _Stages(progress)
-
-    def noted(*flat: torch.Tensor) -> list[Any]:
-        symbols.note(flat)
-        return function(*flat)
 
     def after_call(frame: FrameType, func: Any, args: tuple[Any, ...], result: Any) -> None:
         stages.count()
@@ -105,10 +110,14 @@ def export(
         with alone, quiet():
             stages.begin("tracing")
             # oneDNN has layers of its own (a whole LSTM is one), which only its own kernels know.
-            with noting_locations(after_call), torch.backends.mkldnn.flags(enabled=False):
+            with (
+                _as_named(inputs, dynamic, symbols),
+                noting_locations(after_call),
+                torch.backends.mkldnn.flags(enabled=False),
+            ):
                 # Tensors that the code brings along (no inputs, parameters or buffers) become constants.
-                graph = make_fx(noted, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
-            symbols.check_guards(sizes)
+                graph = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*inputs)
+            symbols.check_guards(free)
             stages.begin("exporting")
             shapes = tuple(
                 {i: ExportDim.AUTO if i in named else ExportDim.STATIC for i in range(x.dim())}
@@ -125,6 +134,27 @@ def export(
         reason = symbols.named(_first_line(error))
         message = f"PyTorch could not trace this: {type(error).__name__}: {reason}"
         raise TraceError(pointing(message, users_line(error))) from error
+
+
+@contextmanager
+def _as_named(inputs: Sequence[torch.Tensor], dynamic: DynamicDims, symbols: _Symbols) -> Generator[None]:
+    """While active, tracing takes the named dims of these tensors for symbols, and all others for numbers.
+
+    Left to itself, make_fx makes a symbol of every dim, those of parameters too, and reasoning about their
+    products takes most of the time of a capture.
+    """
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_fallback_kernels=False, allow_non_fake_inputs=True)
+    fakes: list[torch.Tensor] = []  # the mode remembers what it made of each input for as long as that lives
+    for x, named in zip(inputs, dynamic.names, strict=True):
+        if named:
+            sizes = [DimDynamic.DUCK if i in named else DimDynamic.STATIC for i in range(x.dim())]
+            fakes.append(mode.from_tensor(x, symbolic_context=StatelessSymbolicContext(sizes)))
+        else:
+            fakes.append(mode.from_tensor(x, static_shapes=True))
+    symbols.note(fakes)
+    with mode:
+        yield
+    fakes.clear()
 
 
 class _Stages:
@@ -145,26 +175,34 @@ class _Stages:
 
 
 class _Symbols:
-    """What torch's symbols are in the user's terms: varying dims by name, fixed ones by size."""
+    """What torch's symbols are in the user's terms: what the varying dims are called."""
 
     def __init__(self, dynamic: DynamicDims) -> None:
         self._dynamic = dynamic
         self._varying: dict[Any, str] = {}
-        self._fixed: dict[Any, int] = {}
         self._guards: list[Any] = []
         self._places: list[Location | None] = []
         """The user's line below which each guard came up."""
 
-    def note(self, flat: Sequence[torch.Tensor]) -> None:
-        """Read the symbols off the inputs, before the code can have fixed any."""
-        for x, named in zip(flat, self._dynamic.names, strict=True):
-            for i, size in enumerate(x.shape):
-                if isinstance(size, torch.SymInt):
-                    self._guards = size.node.shape_env.guards
-                    if i in named:
-                        self._varying[size.node.expr] = named[i]
-                    else:
-                        self._fixed[size.node.expr] = size.node.hint
+    def note(self, fakes: Sequence[torch.Tensor]) -> None:
+        """Read the symbols off the inputs before the code can have fixed any; relate them as the dims are."""
+        named = [
+            (called, x.shape[i])
+            for x, names in zip(fakes, self._dynamic.names, strict=True)
+            for i, called in names.items()
+        ]
+        by_name: dict[str, Any] = {}
+        for called, size in named:
+            if isinstance(size, torch.SymInt):
+                self._guards = size.node.shape_env.guards
+                self._varying[size.node.expr] = called
+                meaning = self._dynamic.meaning(called)
+                if meaning == sym(str(meaning)):
+                    by_name.setdefault(str(meaning), size)
+        for called, size in named:
+            meaning = self._dynamic.meaning(called)
+            if all(name in by_name for name in names_in(meaning)):
+                assert size == evaluate(meaning, by_name)  # which torch then takes for granted
 
     def watch(self, frame: FrameType | None) -> None:
         """Note whose line brought up the guards that are new since the last call."""
@@ -173,7 +211,7 @@ class _Symbols:
 
     def named(self, message: str) -> str:
         """A message of torch's with the user's names for its symbols."""
-        known = {str(s): str(name) for s, name in (*self._varying.items(), *self._fixed.items())}
+        known = {str(s): name for s, name in self._varying.items()}
         return re.sub(r"\bs\d+\b", lambda found: known.get(found[0], found[0]), message)
 
     def check_guards(self, sizes: Mapping[str, int]) -> None:
@@ -184,25 +222,30 @@ class _Symbols:
         """
         for guard, below in zip_longest(self._guards, self._places):
             place = _place(guard)
-            rest = guard.expr.subs(self._fixed)
+            rest = guard.expr
             if place is None and not _fixes_a_size(rest):
                 continue
             if place is None or is_hidden(place.file):
                 place = below or place
-            for symbol in (s for s in rest.free_symbols if s in self._varying):
-                lo, hi = self._dynamic.range_of(self._varying[symbol])
+            for name in dict.fromkeys(
+                name
+                for symbol in rest.free_symbols
+                if symbol in self._varying
+                for name in names_in(self._dynamic.meaning(self._varying[symbol]))
+            ):
+                lo, hi = self._dynamic.range_of(name)
                 for trial in sorted({max(lo, 2), 3, 5, 8, 64, 1000, hi}):
-                    if max(lo, 2) <= trial <= hi and self._fails(rest, sizes, symbol, trial):
-                        raise CaptureError(self._branched(rest, symbol, trial, place))
+                    at = {**sizes, name: trial}
+                    if lo <= trial <= hi and self._dynamic.allow(at, least=2) and self._fails(rest, at):
+                        raise CaptureError(self._branched(rest, name, trial, place))
 
-    def _fails(self, expression: Any, sizes: Mapping[str, int], symbol: Any, trial: int) -> bool:
-        values = {s: sizes[name] for s, name in self._varying.items()}
-        values[symbol] = trial
+    def _fails(self, expression: Any, sizes: Mapping[str, int]) -> bool:
+        found = self._dynamic.sizes_at(sizes)
+        values = {symbol: found[called] for symbol, called in self._varying.items()}
         return expression.subs(values) == False  # noqa: E712 -- a sympy truth value
 
-    def _branched(self, expression: Any, symbol: Any, trial: int, place: Location | None) -> str:
-        name = self._varying[symbol]
-        asked = expression.subs({s: type(s)(known) for s, known in self._varying.items()})
+    def _branched(self, expression: Any, name: str, trial: int, place: Location | None) -> str:
+        asked = expression.subs({s: type(s)(called) for s, called in self._varying.items()})
         sign = {"Equality": "==", "Unequality": "!="}.get(type(asked).__name__)
         condition = f"{asked.lhs} {sign} {asked.rhs}" if sign else str(asked)
         return pointing(
@@ -230,5 +273,13 @@ def _place(guard: Any) -> Location | None:
     return Location(frame.filename, frame.lineno, frame.line or "")
 
 
+_MISFIT = re.compile(
+    r"Attempting to broadcast a dimension of length .* had torch\.Size\((.*)\); "
+    r"but expected shape should be broadcastable to (.*)"
+)
+"""What torch says of sizes that are numbers, in words about its own affairs."""
+
+
 def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return _MISFIT.sub(r"tensors of shapes \2 and \1 cannot be broadcast to one shape", line)

@@ -103,7 +103,7 @@ class _TraceDims(DynamicDims):
             dims.update((show(d), d) for d in t.shape if isinstance(d, DimExpr))
         fixed = {d for t in inputs for d in t.shape if isinstance(d, int)}
         ranges = {var.name: (var.lo, var.hi) for var in variables}
-        return cls(tuple(open_dims), ranges, dims, frozenset(fixed))
+        return cls(tuple(open_dims), ranges, dims=dims, fixed=frozenset(fixed))
 
     def trace_sizes(self, taken: Iterable[int]) -> dict[str, int]:
         """Sizes for names at which no two different dims of the inputs are equal by accident.
@@ -134,9 +134,9 @@ class _Importer(Importer):
 
     def __init__(self, name: str, program: Any, ports: Sequence[Port], dims: _TraceDims) -> None:
         self._dims = dims.dims
-        super().__init__(name, program, ports, (), dims.names, dims.range_of, RULES, frozenset())
+        super().__init__(name, program, ports, (), dims, RULES, frozenset())
 
-    def _name_symbols(self, n: torch.fx.Node, names: Mapping[int, str]) -> None:
+    def _name_symbols(self, n: torch.fx.Node, names: Mapping[int, str], dims: DynamicDims) -> None:
         for i, name in names.items():
             size, dim = n.meta["val"].shape[i], self._dims[name]
             if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:

@@ -13,13 +13,15 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
+from planc.capture.dynamic import DynamicDims
 from planc.capture.location import location_of, pointing
 from planc.capture.refusals import unsupported
 from planc.capture.symbols import to_dim
 from planc.errors import CaptureError, TypeCheckError, UnsupportedOpError
-from planc.ir import Attribute, Dim, DimVar, DType, Operand, Role, TensorType, Value, from_torch, sym, type_of
+from planc.ir import Attribute, Dim, DType, Operand, Role, TensorType, Value, from_torch, type_of
 from planc.ir.builder import GraphBuilder
 from planc.ir.constants import digest
+from planc.ir.dims import floordiv
 from planc.ir.facts import knowing
 from planc.ops import Kind, OpDef, Param, for_target, node
 from planc.ops.randomness import KEY_TYPE
@@ -75,8 +77,7 @@ class Importer:
         program: ExportedProgram,
         ports: Sequence[Port],
         extra: Sequence[Port],
-        dim_names: Sequence[Mapping[int, str]],
-        ranges: Callable[[str], tuple[int, int]],
+        dims: DynamicDims,
         rules: Mapping[str, Rule],
         random_targets: frozenset[str],
         allow_writes: bool = False,
@@ -95,7 +96,7 @@ class Importer:
         self._location: Any = None
         nodes = [n for n in program.graph.nodes if n.op != "placeholder"]
         draws = sum(target_of(n) in random_targets for n in nodes)
-        self._inputs(ports, extra, dim_names, ranges, draws)
+        self._inputs(ports, extra, dims, draws)
         with knowing(self.builder.dims):
             for n in nodes:
                 self._location = location_of(n.meta)
@@ -169,20 +170,20 @@ class Importer:
         self,
         ports: Sequence[Port],
         extra: Sequence[Port],
-        dim_names: Sequence[Mapping[int, str]],
-        ranges: Callable[[str], tuple[int, int]],
+        dims: DynamicDims,
         draws: int,
     ) -> None:
         specs = self._program.graph_signature.input_specs
         placeholders = [n for n in self._program.graph.nodes if n.op == "placeholder"]
         user = [n for n, s in zip(placeholders, specs, strict=True) if s.kind is InputKind.USER_INPUT]
         self._paths = {n.name: port.path for n, port in zip(user, ports, strict=True)}
-        for n, names in zip(user, dim_names, strict=True):
-            self._name_symbols(n, names)
-        declared = list(dict.fromkeys(name for names in dim_names for _, name in sorted(names.items())))
-        self.builder.dims = [DimVar(name, *ranges(name)) for name in declared]
-        for n, port in zip(user, ports, strict=True):
-            self._env[n] = self.builder.input(port.name, self.type_of(n), port.role, port.path)
+        for n, names in zip(user, dims.names, strict=True):
+            self._name_symbols(n, names, dims)
+        self.builder.dims = dims.variables()
+        for n, port, names in zip(user, ports, dims.names, strict=True):
+            found = self.type_of(n)
+            shape = tuple(dims.written(names[i]) if i in names else d for i, d in enumerate(found.shape))
+            self._env[n] = self.builder.input(port.name, TensorType(found.dtype, shape), port.role, port.path)
         for port in extra:
             self.builder.input(port.name, port.type, port.role, port.path)
         key = self.builder.input("rng", KEY_TYPE, Role.KEY) if draws else None
@@ -194,24 +195,34 @@ class Importer:
         if key is not None:
             self.key, *self._keys = self.emit_all("random.split", key, count=draws + 1)
 
-    def _name_symbols(self, n: torch.fx.Node, names: Mapping[int, str]) -> None:
+    def _name_symbols(self, n: torch.fx.Node, names: Mapping[int, str], dims: DynamicDims) -> None:
         for i, size in enumerate(n.meta["val"].shape):
             if i not in names:
                 continue
             where = f"dim {names[i]} (dim {i} of input {self._paths[n.name]!r})"
-            if isinstance(size, torch.SymInt) and not size.node.expr.is_number:
-                expr = size.node.expr
-                if not expr.is_Symbol:
-                    raise CaptureError(
-                        f"{where} must be of the form {expr} for this code, so it cannot be a name"
-                    )
-                known = self._symbols.setdefault(expr.name, sym(names[i]))
-                if known != sym(names[i]):
+            meaning = dims.meaning(names[i])
+            if not isinstance(size, torch.SymInt) or size.node.expr.is_number:
+                raise CaptureError(f"{where} was to vary, but the code only works when it is {size}")
+            expr = size.node.expr
+            if expr.is_Symbol:
+                known = self._symbols.setdefault(expr.name, meaning)
+                if known != meaning:
                     raise CaptureError(
                         f"{where} must equal dim {known} for this code; give them one name in dynamic="
                     )
-            else:
-                raise CaptureError(f"{where} was to vary, but the code only works when it is {size}")
+            elif any(s.name not in self._symbols for s in expr.free_symbols):
+                self._solve(expr, meaning, where)
+            elif to_dim(size, self._symbols) != meaning:
+                told = expr.subs({s: str(self._symbols[s.name]) for s in expr.free_symbols})
+                raise CaptureError(f"{where} must equal {told} for this code; write it so in dynamic=")
+
+    def _solve(self, expr: Any, meaning: Dim, where: str) -> None:
+        """Let ``expr``, a multiple of one symbol, be the dim, which is that multiple of something."""
+        factor, symbol = expr.as_coeff_Mul()
+        part = floordiv(meaning, int(factor)) if factor.is_Integer else meaning
+        if not symbol.is_Symbol or part * int(factor) != meaning:
+            raise CaptureError(f"{where} must be of the form {expr} for this code; write it so in dynamic=")
+        self._symbols[symbol.name] = part
 
     def _constant(self, target: str) -> Value:
         data = self._program.constants.get(target, self._program.state_dict.get(target))

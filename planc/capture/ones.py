@@ -87,7 +87,10 @@ class OneRow:
         self._runs = False
         if not self._names:
             return
-        sizes = {name: 1 if name in self._names else size for name, size in dims.trace_sizes(()).items()}
+        free = {name: 1 if name in self._names else size for name, size in dims.trace_sizes(()).items()}
+        if not dims.allow(free):
+            return
+        sizes = dims.sizes_at(free)
         inputs = [stretched(x, named, sizes) for x, named in zip(examples, dims.names, strict=True)]
         python, numpy = random.getstate(), np.random.get_state()
         try:

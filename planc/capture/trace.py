@@ -5,22 +5,23 @@ from __future__ import annotations
 import inspect
 import keyword
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from planc.capture.dynamic import Dynamic, DynamicDims, resolve
+from planc.capture.dynamic import Dynamic, DynamicDims, named_sizes, resolve
 from planc.capture.export import Progress, TraceError, export
 from planc.capture.importer import Entry, Importer, Port
 from planc.capture.ones import Calls, OneRow
+from planc.capture.relating import candidates
 from planc.capture.rules import RANDOM, RULES
 from planc.capture.tree import flatten, unflatten
 from planc.errors import CaptureError
-from planc.ir import DType, Role, Value
+from planc.ir import Dim, DType, Role, Value
 from planc.ir.dims import DimExpr
 from planc.ir.program import Program
 from planc.ir.structure import TUPLE, Fixed, Leaf, Tree, leaf_paths
@@ -120,9 +121,7 @@ def import_program(
     extra: Sequence[Port] = (),
 ) -> Importer:
     """Import what was traced over the signature's flat inputs; ``extra`` inputs follow them."""
-    return Importer(
-        name, program, signature.ports, extra, dynamic.names, dynamic.range_of, RULES, frozenset(RANDOM)
-    )
+    return Importer(name, program, signature.ports, extra, dynamic, RULES, frozenset(RANDOM))
 
 
 def export_signature(
@@ -131,28 +130,36 @@ def export_signature(
     """Trace ``function`` over a signature's flat inputs: dims of arguments vary as the user said, others not.
 
     Where the user said nothing and the code cannot run with varying leading dims (they are features, say, and
-    no batch), all dims are fixed to the example's.
+    no batch), all dims are fixed to the example's. Where the code wants dims related that the user named,
+    they are, as in the examples.
     """
     examples = [p.example for p in signature.ports]
 
-    def attempt(wanted: Dynamic) -> tuple[ExportedProgram, DynamicDims]:
-        named = resolve(wanted, signature.paths, signature.examples, options.ranges)
+    def attempt(
+        wanted: Dynamic, equals: Mapping[str, Dim] | None = None
+    ) -> tuple[ExportedProgram, DynamicDims]:
+        named = resolve(wanted, signature.paths, signature.examples, options.ranges, equals)
         rest = len(signature.ports) - len(signature.examples)
-        dims = DynamicDims((*named.names, *({},) * rest), named.ranges)
+        dims = replace(named, names=(*named.names, *({},) * rest))
         one_row, calls = OneRow(function, examples, dims), Calls()
         program = export(function, examples, dims, options.progress, calls.note)
         one_row.check(calls)
         return program, dims
 
+    others: Iterable[tuple[Dynamic, Mapping[str, Dim] | None]] = [(False, None)]
     try:
         return attempt(options.dynamic)
     except TraceError:
-        if options.dynamic is not None:
+        if isinstance(options.dynamic, Mapping):
+            sizes = named_sizes(options.dynamic, signature.paths, signature.examples)
+            others = ((options.dynamic, equals) for equals in candidates(sizes))
+        elif options.dynamic is not None:
             raise
-        try:
-            return attempt(False)
-        except CaptureError:
-            pass
+        for wanted, equals in others:
+            try:
+                return attempt(wanted, equals)
+            except CaptureError:
+                pass
         raise
 
 

@@ -16,6 +16,7 @@ from planc.capture.adafactor import adafactor
 from planc.capture.dynamic import DynamicDims
 from planc.capture.export import alone, export, quiet
 from planc.capture.importer import Importer, Port
+from planc.capture.nadam import nadam
 from planc.capture.rules import RULES
 from planc.errors import CaptureError
 from planc.ir import Graph, Role, Value
@@ -144,9 +145,7 @@ class TracedUpdate:
         ports = [Port(f"x{i}", Role.ARGUMENT, f"x{i}", example) for i, example in enumerate(examples)]
         try:
             exported = export(lambda *flat: list(module(*flat)), examples, fixed)
-            importer = Importer(
-                "update", exported, ports, (), fixed.names, fixed.range_of, RULES, frozenset()
-            )
+            importer = Importer("update", exported, ports, (), fixed, RULES, frozenset())
         except CaptureError as error:
             first = str(error).splitlines()[0]
             raise self._refusal(f"{first}{hint}") from error
@@ -205,4 +204,4 @@ class _Stepping(nn.Module):
             return [new.to(parameter.dtype), *(state[k].to(x.dtype) for k, x in held.items())]
 
 
-_BY_HAND: dict[type, Step] = {optim.Adafactor: adafactor}
+_BY_HAND: dict[type, Step] = {optim.Adafactor: adafactor, optim.NAdam: nadam}

@@ -11,6 +11,8 @@ import planc
 from planc.errors import CaptureError, InputError
 from tests.capture.training import close
 
+TWO = {"x": {0: "n"}, "y": {0: "m"}}
+
 # -- structure -----------------------------------
 
 
@@ -204,6 +206,13 @@ def test_code_that_runs_at_the_example_size_alone_is_fixed_to_it_by_default() ->
         ({"z": {0: "b"}}, None, r"names the input 'z', but the inputs are \['x', 'y'\]"),
         ({"x": {2: "b"}}, None, "names dim 2 of input 'x', which has 2 dims"),
         ({"x": {0: "a b"}}, None, "'a b' is not an identifier"),
+        ({"x": {0: "b/2"}}, None, "'b/2' is not an identifier, nor an expression"),
+        ({"x": {0: "2*3"}}, None, r"calls dim 0 of input 'x' 2\*3, which does not vary"),
+        (
+            {"x": {0: "b"}, "y": {0: "b*2"}},
+            None,
+            r"b\*2 is 5 in example 'y', where the others make it 10",
+        ),
         ({"x": {0: "b", 1: "b"}}, None, "dim b is 5 in example 'x' but 3 in example 'x'"),
         (None, {"b": (3, 2)}, r"the range 3\.\.2 of dim b must lie within"),
         ({"x": {0: "b"}, "y": {0: "b"}}, {"b": (7, 7), "n": (1, 2)}, "ranges names the dim 'n'"),
@@ -215,9 +224,9 @@ def test_wrong_dims_say_so(dynamic: Any, ranges: Any, message: str) -> None:
         planc.trace(lambda x, y: (x, y), torch.ones(5, 3), torch.ones(5), dynamic=dynamic, ranges=ranges)
 
 
-def test_dims_that_must_be_equal_are_named_in_the_error() -> None:
+def test_dims_that_cannot_be_related_are_named_in_the_error() -> None:
     with pytest.raises(CaptureError, match=r"size of tensor a \(n\) must match the size of tensor b \(m\)"):
-        planc.trace(lambda x, y: x + y, torch.ones(5), torch.ones(5), dynamic={"x": {0: "n"}, "y": {0: "m"}})
+        planc.trace(lambda x, y: x + y, torch.ones(5), torch.ones(7), dynamic=TWO)
 
 
 # -- random numbers -----------------------------------

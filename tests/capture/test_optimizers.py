@@ -56,6 +56,12 @@ def test_updates_equal_eager(name: str) -> None:
             close(both.plan.state[f"{path}.{key}"], tensor, CLOSE, f"{path}.{key}")
 
 
+def test_nadam_is_equal_bit_for_bit() -> None:
+    torch.manual_seed(2)
+    both = pair(nn.Linear(6, 3), F.cross_entropy, lambda p: optim.NAdam(p, weight_decay=0.1), *vectors(5))
+    both.train((vectors(rows) for rows in (2, 3, 64, 8, 8, 8, 8, 8)), 0.0)
+
+
 def test_groups_and_an_optimizer_that_has_stepped() -> None:
     torch.manual_seed(3)
     net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
