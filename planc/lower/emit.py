@@ -26,6 +26,8 @@ from planc.lower.record import batch_types, copy, joined, late, own, trips_of
 from planc.ops import Trait
 from planc.ops.structured import scan_operands, subplan_of
 
+_ALIGN = 64
+"""Planned memory is a multiple of so many bytes."""
 _LOOK = 50
 """Calls between two looks at the clock."""
 _BATCHES = 1024
@@ -353,8 +355,11 @@ def _targets(call: Call, names: Mapping[int, str]) -> str:
 
 
 def _allocate(nbytes: int, device: torch.device) -> torch.Tensor:
-    """Memory for planned values. What lies in it is never read before it is written."""
-    return torch.empty(nbytes, dtype=torch.uint8, device=device)
+    """Memory for planned values. What lies in it is never read before it is written.
+
+    Whole elements of any dtype fit: kernels that clone a storage (`aten.slice_scatter`) insist on it.
+    """
+    return torch.empty(-(-nbytes // _ALIGN) * _ALIGN, dtype=torch.uint8, device=device)
 
 
 def _window(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +17,12 @@ from planc.ir.program import Program
 from planc.plans import Plan
 
 _RATE = TensorType(DType.F64, ())
+_REMEMBERED = 256
+_plans: OrderedDict[Any, Plan] = OrderedDict()
+"""Capturing an update takes seconds: every optimizer of a class, options and parameters has the same plan."""
+_FIXED_RATE: set[type[optim.Optimizer]] = set()
+"""Classes whose updates cannot take the learning rate as an input."""
+_lock = threading.Lock()
 
 
 class UpdatePlans:
@@ -26,9 +34,8 @@ class UpdatePlans:
     """
 
     def __init__(self, optimizer: optim.Optimizer) -> None:
-        self.takes_rate = True
+        self.takes_rate = type(optimizer) not in _FIXED_RATE
         self._optimizer = optimizer
-        self._plans: dict[Any, Plan] = {}
 
     def of(self, group: Mapping[str, Any], parameter: TensorType, state: Mapping[str, TensorType]) -> Plan:
         """The plan for a parameter of this type in a group.
@@ -45,16 +52,24 @@ class UpdatePlans:
             for name, value in group.items()
             if name in fixed or name not in ("params", "lr", "initial_lr")
         )
-        key = (parameter, tuple(state.items()), options)
-        if key not in self._plans:
+        key = (type(self._optimizer), parameter, tuple(state.items()), options)
+        with _lock:
+            plan = _plans.get(key)
+        if plan is None:
             try:
-                self._plans[key] = self._made(group, parameter, state)
+                plan = self._made(group, parameter, state)
             except CaptureError:
                 if not self.takes_rate:
                     raise
                 self.takes_rate = False
-                return self.of(group, parameter, state)
-        return self._plans[key]
+                plan = self.of(group, parameter, state)
+                _FIXED_RATE.add(type(self._optimizer))
+                return plan
+            with _lock:
+                _plans[key] = plan
+                if len(_plans) > _REMEMBERED:
+                    _plans.popitem(last=False)
+        return plan
 
     def _made(self, group: Mapping[str, Any], parameter: TensorType, state: Mapping[str, TensorType]) -> Plan:
         builder = GraphBuilder(f"{type(self._optimizer).__name__.lower()}_update")

@@ -18,6 +18,7 @@ from planc.ir import DimVar, DType, Graph, sym
 from planc.ir.program import Program
 from planc.lower import Executable, ExecutableCache, bind_tensors, optimizers, profile
 from planc.lower.calls import Call
+from planc.lower.emit import _allocate
 from runtime.errors import RemoteLimitError
 from runtime.executor import Executor, Interpreting, RunBounds, Runner
 from runtime.interpreter import interpret
@@ -254,3 +255,11 @@ def test_a_profile_says_what_failed() -> None:
         profile(program, [torch.ones(2)])
     with pytest.raises(InputError, match="takes 1 inputs"):
         profile(program, [])
+
+
+def test_planned_memory_is_of_whole_elements() -> None:
+    """`aten.slice_scatter` clones the storage that its operand lies in, and wants whole elements there."""
+    storage = _allocate(25, CPU)
+    whole = torch.empty(0).set_(storage.untyped_storage(), 0, (2, 3), (3, 1)).zero_()
+    made = torch.ops.aten.slice_scatter.default(whole, torch.ones(1, 3), 0, 0, 1, 1)
+    assert made.tolist() == [[1.0] * 3, [0.0] * 3]

@@ -17,6 +17,7 @@ IN_PARTS = {
     "linear1d",
     "bilinear_up",
     "bilinear_aligned",
+    "pad_circular",
 }
 """What PyTorch runs as one kernel but traces in parts, so that rounding differs. All else is exact."""
 

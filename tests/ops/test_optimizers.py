@@ -10,7 +10,6 @@ import torch
 from torch import nn, optim
 
 import planc
-from planc.errors import CaptureError
 
 Make = Callable[[Any], optim.Optimizer]
 
@@ -98,9 +97,3 @@ def test_training_goes_on_where_torch_was(name: str) -> None:
     optimizer.step()
     for key, value in net.named_parameters():
         assert torch.equal(step.state[key], value)
-
-
-def test_an_optimizer_without_an_op_is_refused() -> None:
-    net = Parameters()
-    with pytest.raises(CaptureError, match="Rprop has no update op yet; plans can use Adagrad, Adam, AdamW"):
-        planc.train_step(net, _loss, optim.Rprop(net.parameters()), torch.ones(3, 2), targets=0)

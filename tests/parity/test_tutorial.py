@@ -77,7 +77,7 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any]]] = {
     "sgd": (torch.optim.SGD, {"lr": 0.1}),
     "momentum": (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9}),
     "adam": (torch.optim.Adam, {"lr": 0.1}),
-    "radam": (torch.optim.RAdam, {"lr": 0.1}),  # has no op: its own step is the plan of an update
+    "nadam": (torch.optim.NAdam, {"lr": 0.1}),  # has no op: its own step is the plan of an update
 }
 DATA = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1.0]])
 TARGET = torch.tensor([[0], [0], [1], [1.0]])

@@ -44,7 +44,7 @@ def same(model: RemoteModule, local: nn.Module) -> bool:
         (optim.SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}),
         (optim.Adagrad, {"lr": 0.1, "initial_accumulator_value": 0.3}),
         (optim.RMSprop, {"lr": 0.01, "momentum": 0.9}),
-        (optim.RAdam, {"lr": 0.05}),
+        (optim.NAdam, {"lr": 0.05}),
         (optim.Adadelta, {"lr": 0.5}),
     ],
 )
@@ -64,7 +64,7 @@ def test_a_schedule_with_any_class(cls: Any, options: Any) -> None:
     assert sent.messages == 1
 
 
-@pytest.mark.parametrize("cls", [optim.Adam, optim.RAdam])
+@pytest.mark.parametrize("cls", [optim.Adam, optim.NAdam])
 def test_groups_with_options_of_their_own(cls: Any, bob: VirtualWorker) -> None:
     local = net()
     model = RemoteModule(local).send(bob)
@@ -87,7 +87,7 @@ def test_groups_with_options_of_their_own(cls: Any, bob: VirtualWorker) -> None:
             RemoteOptimizer(model, cls, wrong)
 
 
-@pytest.mark.parametrize("cls", [optim.Adam, optim.RAdam])
+@pytest.mark.parametrize("cls", [optim.Adam, optim.NAdam])
 def test_state_is_saved_as_torchs_and_loaded_again(
     cls: Any, bob: VirtualWorker, alice: VirtualWorker
 ) -> None:
