@@ -60,10 +60,20 @@ def planned(work: Workload) -> Callable[[], Step]:
 
 def allocated(make: Callable[[], Step]) -> int:
     """The most bytes that were allocated at once while a step was made and done a few times."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+
+    def run() -> Step:
         step = make()
         for _ in range(STEPS):
             step()
+        return step
+
+    return most_allocated(run)
+
+
+def most_allocated(run: Callable[[], object]) -> int:
+    """The most bytes that torch had allocated at once during a call, its result included."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        kept = run()
     assert recorded.profiler is not None
     results = recorded.profiler.kineto_results
     assert results is not None
@@ -72,4 +82,5 @@ def allocated(make: Callable[[], Step]) -> int:
     for event in sorted(events, key=lambda event: event.start_ns()):
         now += event.nbytes()
         most = max(most, now)
+    del kept
     return most

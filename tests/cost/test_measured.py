@@ -9,14 +9,13 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 import planc
+from benchmarks.peak import most_allocated
 from planc import Plan
 from planc.ir import Graph
 from planc.ir.dims import evaluate
@@ -141,22 +140,6 @@ def test_messages_and_bytes_are_those_predicted(case: Case, monkeypatch: pytest.
 # -- memory
 
 
-def allocated(run: Callable[[], object]) -> int:
-    """The most bytes that a run has allocated at once: what it makes, not what it is given."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        kept = run()
-    assert recorded.profiler is not None
-    results = recorded.profiler.kineto_results
-    assert results is not None
-    events: list[Any] = [event for event in results.events() if event.name() == "[memory]"]
-    now = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    del kept
-    return most
-
-
 def freeing(graph: Graph, case: Case, sizes: Mapping[str, int]) -> list[torch.Tensor]:
     """As the reference interpreter, with every value freed after its last use."""
     env = {port.value.index: value for port, value in zip(graph.inputs, case.values(), strict=True)}
@@ -185,7 +168,7 @@ def test_peak_memory_is_that_of_a_run_that_frees_what_it_no_longer_needs(case: C
     predicted = case.plan.cost(**case.dims).peak_bytes
     with torch.inference_mode():
         freeing(graph, case, case.dims)
-        measured = given_bytes(case) + allocated(lambda: freeing(graph, case, case.dims))
+        measured = given_bytes(case) + most_allocated(lambda: freeing(graph, case, case.dims))
     # The rest is what kernels take to work in: a convolution's scratch space, an optimizer's denominators.
     assert 0.95 * predicted <= measured <= 1.15 * predicted
 
@@ -197,6 +180,6 @@ def test_peak_memory_of_an_executable_s_first_run(case: Case) -> None:
         return ExecutableCache().run(case.plan.id, case.plan.program, values, device)
 
     run()
-    ratio = (given_bytes(case) + allocated(run)) / case.plan.cost(**case.dims).peak_bytes
+    ratio = (given_bytes(case) + most_allocated(run)) / case.plan.cost(**case.dims).peak_bytes
     # It may write in place, and keeps what the next run is planned from: no tighter than what it promises.
     assert 0.6 <= ratio <= 1.25
