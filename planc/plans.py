@@ -19,11 +19,12 @@ from planc.ir import DimVar, Graph, Input, Node, Output, Role, type_of
 from planc.ir.program import Program
 from planc.ir.structure import Fixed, Leaf, Tree, flat, leaf_paths
 from planc.ir.structure import Sequence as TreeSequence
-from planc.lower import ExecutableCache, Timing, profile
+from planc.lower import BACKENDS, Backend, ExecutableCache, Timing, profile
+from planc.lower.inductor import find_compiler
 from planc.passes import PASSES, Pass, PassRecord, Watch, run_pipeline
 from planc.text import show
 
-_CACHE = ExecutableCache()
+_CACHES = {backend: ExecutableCache(backend=backend) for backend in BACKENDS}
 
 
 class Receiver(Protocol):
@@ -43,6 +44,7 @@ class Plan:
         constants: the data of its constants, by digest.
         state: tensors of its parameters, buffers, optimizer and key, by path; replaced by each call.
         records: what each pass did, where the plan was optimised.
+        backend: what runs it here.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class Plan:
         program: Program,
         state: Mapping[str, torch.Tensor] | None = None,
         records: Sequence[PassRecord] = (),
+        backend: Backend = "python",
     ) -> None:
         self.program = program
         self.state: dict[str, torch.Tensor] = dict(state or {})
         self.records = tuple(records)
+        self.backend: Backend = backend
 
     @classmethod
     def from_captured(cls, captured: Captured, optimise: bool = True) -> Plan:
@@ -118,7 +122,8 @@ class Plan:
     def optimized(self, passes: Sequence[Pass] = PASSES, watch: Watch | None = None) -> Plan:
         """The same plan after the passes; its ``records`` say what each did, and ``watch`` is told then."""
         result = run_pipeline(self.program, passes, watch=watch)
-        return Plan(result.program, self.state, (*self.records, *result.records))
+        records = *self.records, *result.records
+        return Plan(result.program, self.state, records, self.backend)
 
     def with_state(self, state: Mapping[str, torch.Tensor]) -> Plan:
         """The same program with another state.
@@ -130,7 +135,25 @@ class Plan:
         unknown = [path for path in state if path not in paths]
         if unknown:
             raise InputError(f"plan {self.name!r} has no state {unknown[0]!r}; it has {sorted(paths)}")
-        return Plan(self.program, {**self.state, **state}, self.records)
+        return Plan(self.program, {**self.state, **state}, self.records, self.backend)
+
+    def with_backend(self, backend: Backend) -> Plan:
+        """The same program and state, run here by another backend.
+
+        ``"python"`` is what runs where nothing is said. ``"inductor"`` has `torch.compile` write C++ for it:
+        its first call takes seconds to minutes, and results are rounded otherwise. It pays for long chains
+        of elementwise operations on tensors of a million numbers.
+
+        Raises:
+            InputError: there is no such backend, or no C++ compiler.
+        """
+        if backend not in BACKENDS:
+            raise InputError(
+                f"there is no backend {backend!r}; there are {' and '.join(map(repr, BACKENDS))}"
+            )
+        if backend == "inductor":
+            find_compiler()
+        return Plan(self.program, self.state, self.records, backend)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Parameters and buffers by path, as ``nn.Module.load_state_dict`` takes them (copies)."""
@@ -172,7 +195,7 @@ class Plan:
             ExecutionError: an operation failed; the state is as before.
         """
         values = self._values(args)
-        outputs = _CACHE.run(self.id, self.program, values, _device_of(values))
+        outputs = _CACHES[self.backend].run(self.id, self.program, values, _device_of(values))
         results, updates = self.split_outputs(outputs)
         self.state = {**self.state, **updates}
         return self.arrange(results)
@@ -226,6 +249,17 @@ class Plan:
             for x in match(tree, arg, name)
         ]
         return [_scalar(port, leaf) for port, leaf in zip(ports, leaves, strict=True)]
+
+    @property
+    def takes_tensors(self) -> bool:
+        """Whether each argument is one tensor: no lists, no numbers."""
+        return self._signature[3]
+
+    @cached_property
+    def returns_tensor(self) -> bool:
+        """Whether the result is one tensor, not in a list or other structure."""
+        gives = self.graph.gives
+        return isinstance(gives, Leaf) or (gives is None and len(self.graph.results()) == 1)
 
     @cached_property
     def _signature(self) -> tuple[Sequence[Input], TreeSequence, Sequence[str], bool]:

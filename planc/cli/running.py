@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import typer
 
 import planc
 from planc.capture.tree import match, unflatten
-from planc.cli import tensors
+from planc.cli import profiling, tensors
 from planc.errors import InputError
 from planc.ir import Role, type_of
 from planc.ir.structure import flat
+from planc.lower import Timing
 
 SHOWN = 16
 """Results of at most this many elements are printed in full."""
@@ -21,10 +23,11 @@ SHOWN = 16
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """The plan after the run (with its new state) and its results by path, in order."""
+    """The plan after the run (with its new state), its results by path, in order, and where its time went."""
 
     plan: planc.Plan
     results: dict[str, torch.Tensor]
+    timings: Sequence[Timing] = ()
 
     def lines(self) -> Iterator[str]:
         """What came out, for people."""
@@ -33,14 +36,28 @@ class Ran:
         if not self.results:
             yield "no results"
 
+    def json(self) -> dict[str, Any]:
+        """The same for machines, and the profile if there is one."""
+        results = [
+            {
+                "path": name,
+                "type": str(type_of(value)),
+                "values": value.tolist() if value.numel() <= SHOWN else None,
+            }
+            for name, value in self.results.items()
+        ]
+        told = {"profile": profiling.report_json(self.timings)} if self.timings else {}
+        return {"plan": self.plan.name, "id": self.plan.id, "results": results, **told}
 
-def run(plan: planc.Plan, given: Sequence[str], seed: int | None) -> Ran:
+
+def run(plan: planc.Plan, given: Sequence[str], seed: int | None, *, profile: bool = False) -> Ran:
     """Call ``plan`` once.
 
     Args:
         plan: what to call.
         given: entries ``name=file``, one for each argument; a state's path names a state to start from.
         seed: for the random keys that the plan has.
+        profile: whether to find out where the time goes, by calls before that one.
 
     Raises:
         typer.BadParameter: an entry is not of that form.
@@ -65,13 +82,15 @@ def run(plan: planc.Plan, given: Sequence[str], seed: int | None) -> Ran:
             f"give it with {option}"
         )
     tree = own.graph.takes or flat(len(own.graph.arguments()))
-    out = own(*unflatten(tree, iter(arguments)))
+    args = unflatten(tree, iter(arguments))
+    timings = own.profile(*args) if profile else ()
+    out = own(*args)
     ports = own.graph.results()
     if own.graph.gives is not None:
         values = list(match(own.graph.gives, out, "result"))
     else:
         values = [out] if len(ports) == 1 else list(out)
-    return Ran(own, {port.path: value for port, value in zip(ports, values, strict=True)})
+    return Ran(own, {port.path: value for port, value in zip(ports, values, strict=True)}, timings)
 
 
 def _read(plan: planc.Plan, given: Sequence[str]) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:

@@ -5,7 +5,7 @@ What records layouts, what places values in memory and what emits source all wal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,10 +75,18 @@ def key_of(graph: Graph, bindings: Mapping[str, int]) -> Key:
     return id(graph), tuple(sorted(bindings.items()))
 
 
+Order = Callable[[Graph, Sequence[Call], Mapping[str, int]], tuple[Call, ...]]
+
+
+def _as_written(_graph: Graph, calls: Sequence[Call], _bindings: Mapping[str, int]) -> tuple[Call, ...]:
+    return tuple(calls)
+
+
 @dataclass
 class Calls:
-    """The calls of graphs at concrete sizes, made once for each."""
+    """The calls of graphs at concrete sizes, made once for each, in the order that is asked for."""
 
+    order: Order = _as_written
     _made: dict[Key, tuple[Call, ...]] = field(default_factory=dict[Key, tuple[Call, ...]])
 
     def of(self, graph: Graph, bindings: Mapping[str, int]) -> tuple[Call, ...]:
@@ -91,7 +99,7 @@ class Calls:
         key = key_of(graph, bindings)
         if key not in self._made:
             try:
-                self._made[key] = tuple(_calls(graph, bindings))
+                self._made[key] = self.order(graph, list(_calls(graph, bindings)), bindings)
             except ZeroDivisionError:
                 sizes = show_sizes(bindings)
                 raise InputError(f"plan {graph.name!r}: with {sizes} a dim is divided by 0") from None

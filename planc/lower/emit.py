@@ -18,18 +18,18 @@ from planc.ir import Graph, TensorType, Value
 from planc.ir.binding import bind
 from planc.lower import kernels
 from planc.lower.calls import Call, Calls, Constants, Key, Origin, key_of, static
+from planc.lower.direct import direct
 from planc.lower.layout import Layout, Layouts
 from planc.lower.liveness import last_reads
 from planc.lower.memory import Memory, Place, Planner
 from planc.lower.optimizers import has_update, update_of
 from planc.lower.record import batch_types, copy, joined, late, own, trips_of
 from planc.ops import Trait
+from planc.ops.bounds import guarded, has_bounds, unchecked
 from planc.ops.structured import scan_operands, subplan_of
 
 _ALIGN = 64
 """Planned memory is a multiple of so many bytes."""
-_LOOK = 50
-"""Calls between two looks at the clock."""
 _BATCHES = 1024
 """Batches whose views are made at a time."""
 
@@ -105,6 +105,8 @@ class Scope:
     layouts: Layouts
     memory: Memory
     names: dict[int, str]
+    made: dict[int, Call]
+    """The call that makes each value."""
     body: Function = field(default_factory=Function)
     slots: dict[int, str] = field(default_factory=dict[int, str])
 
@@ -127,6 +129,9 @@ class Emitter:
         layouts: what `planc.lower.record` found out; what is missing there is not planned.
         timed: whether to call ``clock`` of the namespace with each node's origin, for profiles.
     """
+
+    look = 50
+    """Calls between two looks at the clock."""
 
     def __init__(
         self, calls: Calls, constants: Constants, layouts: Mapping[Key, Layouts], *, timed: bool = False
@@ -173,7 +178,8 @@ class Emitter:
         parameters = [f"x{port.value.index}" for port in graph.inputs if port.value.index not in fixed]
         for constant in graph.constants:
             names[constant.value.index] = self.source.name_of(self._constants[constant.digest])
-        scope = Scope(graph, bindings, layouts, memory, names)
+        made = {result.index: call for call in calls for result in call.results}
+        scope = Scope(graph, bindings, layouts, memory, names, made)
         allocate = self.source.name_of(_allocate)
         for number, size in enumerate(memory.slots):
             scope.slots[number] = self.source.once(f"{allocate}({size}, {self.source.name_of(self._device)})")
@@ -184,7 +190,7 @@ class Emitter:
             body.add(1, "clock(None)")
         last = last_reads(graph, calls)
         for number, call in enumerate(calls):
-            if number % _LOOK == _LOOK - 1:
+            if number % self.look == self.look - 1:
                 body.add(1, "if now() > limit: late()")
             self._line(scope, number, call)
             gone = [names[v] for v in last.get(number, ()) if names[v].startswith("v")]
@@ -247,28 +253,43 @@ class Emitter:
             plan, values = subplan_of(scope.graph, call.origin.node), list(call.values())
             name = self.function(plan, bind(plan, scope.static(values)))
             return f"{name}({', '.join(scope.name(v) for v in values)})"
-        attrs = dict(call.attrs)
-        if out:
-            run = kernels.writer(call.op)
+        first = next(call.values(), None)
+        over = first is not None and scope.name(first) == out
+        trusting = unchecked(self._device) and has_bounds(call.op)
+        found = direct(call, scope.bindings, bool(out), over, scope.made)
+        if found is not None and not trusting:
+            parts = [self._argument(scope, item) for item in found.arguments]
+            return self._spelled(call, found.run, parts, f"{found.out}={out}" if out and found.out else "")
+        run, attrs = kernels.bare(call.run), call.attrs
+        if (writer := kernels.writer(call.op) if out else None) is not None:
+            run = writer
         elif has_update(call, self._device):
             run, attrs = update_of(call, update), {}
-        else:
-            run = kernels.bare(call.run)
-        if call.has(Trait.FACTORY):
-            attrs["device"] = self._device
+        if trusting:
+            run = guarded(call.op, run)
+        return self._spelled(call, run, self._operands(scope, call, attrs), f"out={out}" if out else "")
+
+    def _spelled(self, call: Call, run: Any, parts: Sequence[str], out: str = "") -> str:
+        arguments = ", ".join([*parts, out] if out else parts)
+        return f"{self.source.name_of(run)}({arguments}){'[0]' if call.unpack else ''}"
+
+    def _operands(self, scope: Scope, call: Call, attrs: Mapping[str, Any]) -> list[str]:
+        """Operands in order, and attributes by name."""
+        given = {**attrs, "device": self._device} if call.has(Trait.FACTORY) else attrs
         parts = [self._operand(scope, call, position) for position in range(len(call.operands))]
-        parts += [f"{key}={self._literal(value)}" for key, value in attrs.items()]
-        parts += [f"out={out}"] if out else []
-        return f"{self.source.name_of(run)}({', '.join(parts)}){'[0]' if call.unpack else ''}"
+        return [*parts, *(f"{key}={self._literal(value)}" for key, value in given.items())]
 
     def _operand(self, scope: Scope, call: Call, position: int) -> str:
-        operand = call.operands[position]
-        if isinstance(operand, Value):
-            return scope.name(operand)
-        if isinstance(operand, tuple):
-            return f"[{', '.join('None' if v is None else scope.name(v) for v in operand)}]"
         tensor = kernels.as_tensor(call, position)
-        return self._literal(operand if tensor is None else tensor)
+        return self._argument(scope, call.operands[position]) if tensor is None else self._literal(tensor)
+
+    def _argument(self, scope: Scope, argument: Any) -> str:
+        if isinstance(argument, Value):
+            return scope.name(argument)
+        if isinstance(argument, tuple):
+            values: tuple[Value | None, ...] = argument
+            return f"[{', '.join('None' if v is None else scope.name(v) for v in values)}]"
+        return self._literal(argument)
 
     def _literal(self, value: Any) -> str:
         if value is None or isinstance(value, (bool, int)):

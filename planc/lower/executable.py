@@ -10,6 +10,7 @@ import linecache
 import threading
 import time
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType
@@ -22,8 +23,9 @@ from planc.ir.program import Program
 from planc.lower.calls import Calls, Constants, Key, Origin
 from planc.lower.emit import Emitter
 from planc.lower.layout import Layouts
-from planc.lower.mode import ordinarily
+from planc.lower.mode import ordinarily, stream_of
 from planc.lower.record import Recorder, failed
+from planc.lower.schedule import scheduled
 
 _numbers = itertools.count()
 _IDLE = 4
@@ -78,7 +80,8 @@ class Executable:
 
     The first run goes node by node; the code is generated for the second, or within the first where that has
     long scans. Any number of threads may call it at once: each runs on memory of its own. Outputs are fresh,
-    ordinary tensors that the caller may keep and change.
+    ordinary tensors that the caller may keep and change. On CUDA a run is queued on the caller's stream, and
+    waited for where data are looked at.
 
     Attributes:
         source: the generated code; empty until there is some.
@@ -90,11 +93,13 @@ class Executable:
         self.filename = ""
         self._program = program
         self._bindings = dict(bindings)
-        self._calls = Calls()
+        self._calls = Calls(scheduled)
         self._constants = Constants(program.constants, device)
         self._layouts: dict[Key, Layouts] | None = None
         self._code: Code | None = None
-        self._idle: list[Instance] = []
+        self._device = device
+        self._idle: defaultdict[int, list[Instance]] = defaultdict(list)
+        """By stream: what one has queued may still use its buffers when the next run starts."""
         self._lock = threading.Lock()
         for constant in program.graph.constants:  # what is missing is an error now, not in a run
             self._constants[constant.digest]
@@ -104,7 +109,10 @@ class Executable:
     def nbytes(self) -> int:
         """A rough size of the code and what it keeps, for bounding caches."""
         code = self._code
-        return 1024 if code is None else 16 * len(code.source) + max(len(self._idle), 1) * code.nbytes
+        if code is None:
+            return 1024
+        kept = sum([len(instances) for instances in self._idle.copy().values()])
+        return 16 * len(code.source) + max(kept, 1) * code.nbytes
 
     def __call__(self, values: Sequence[torch.Tensor], seconds: float | None = None) -> Tensors:
         """Run on checked inputs.
@@ -118,8 +126,9 @@ class Executable:
             LimitError: the time is over.
         """
         limit = float("inf") if seconds is None else time.perf_counter() + seconds
+        idle = self._idle[stream_of(self._device)]
         try:
-            instance = self._idle.pop()
+            instance = idle.pop()
         except IndexError:
             first = self._record(values, limit) if self._layouts is None else None
             if first is not None:
@@ -131,8 +140,8 @@ class Executable:
         except Exception as error:
             raise self._explained(error) from error
         finally:
-            if len(self._idle) < _IDLE:
-                self._idle.append(instance)
+            if len(idle) < _IDLE:
+                idle.append(instance)
 
     def profile(self, values: Sequence[torch.Tensor]) -> tuple[Tensors, list[Timing]]:
         """Run with a clock, after runs that warm up: the outputs, and a row for each node that ran.

@@ -89,6 +89,32 @@ def _threshold_backward(
     return _threshold(grad_output, self, threshold, grad_input=out)
 
 
+def _log_softmax(
+    self: torch.Tensor, dim: int, half_to_float: bool = False, *, out: torch.Tensor
+) -> torch.Tensor:
+    return _torch._log_softmax(self, dim, half_to_float, out=out)
+
+
+def _softmax(self: torch.Tensor, dim: int, half_to_float: bool = False, *, out: torch.Tensor) -> torch.Tensor:
+    return _torch._softmax(self, dim, half_to_float, out=out)
+
+
+def _nll_loss_backward(
+    grad_output: torch.Tensor,
+    self: torch.Tensor,
+    target: torch.Tensor,
+    weight: torch.Tensor | None,
+    total_weight: torch.Tensor,
+    reduction: int = 1,
+    ignore_index: int = -100,
+    *,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    return _nll_backward(
+        grad_output, self, target, weight, reduction, ignore_index, total_weight, grad_input=out
+    )
+
+
 def _log_softmax_backward(
     grad_output: torch.Tensor,
     output: torch.Tensor,
@@ -117,6 +143,7 @@ def bare(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _threshold = bare(aten.threshold_backward.grad_input)
+_nll_backward = bare(aten.nll_loss_backward.grad_input)
 
 _OUT: dict[str, Callable[..., Any]] = {
     **{f"aten.{name}": lookup(f"aten.{name}").run for name in (_ELEMENTWISE + _OTHERS).split()},
@@ -132,6 +159,9 @@ _OUT: dict[str, Callable[..., Any]] = {
     "aten.threshold_backward": _threshold_backward,
     "aten.tanh_backward": lambda g, y, out: _tanh_backward(g, y, grad_input=out),
     "aten.sigmoid_backward": lambda g, y, out: _sigmoid_backward(g, y, grad_input=out),
+    "aten.softmax": _softmax,
+    "aten.log_softmax": _log_softmax,
+    "aten.nll_loss_backward": _nll_loss_backward,
     "aten.log_softmax_backward": _log_softmax_backward,
     "aten.softmax_backward": _softmax_backward,
     **{f"aten.{name}": getattr(_nn, name) for name in _ACTIVATIONS.split()},

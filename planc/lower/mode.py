@@ -1,4 +1,4 @@
-"""How generated code runs: gradients off and below autograd, where calls cost what they do in inference mode.
+"""How and where code runs: gradients off and below autograd, where calls cost what they do in inference mode.
 
 Unlike inference mode it makes ordinary tensors, so that what a run returns needs no copy. Knows no plans.
 """
@@ -35,4 +35,9 @@ def ordinarily(run: Callable[..., T], values: Sequence[Any]) -> T:
         _c._set_grad_enabled(before)
 
 
-__all__ = ["ordinarily"]
+def stream_of(device: torch.device) -> int:
+    """What names the queue that the caller's work on a device goes to; on the CPU there is none."""
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+__all__ = ["ordinarily", "stream_of"]

@@ -21,6 +21,7 @@ from planc.lower.layout import Layouts, layout_of, note
 from planc.lower.liveness import copied_outputs, last_reads, roots
 from planc.ops import Trait
 from planc.ops.apply import concrete
+from planc.ops.bounds import check_bounds, unchecked
 from planc.ops.structured import batch_name, scan_operands, subplan_of
 
 Tensors = list[torch.Tensor]
@@ -105,6 +106,8 @@ class Recorder:
             for x in call.operands
         ]
         attrs = {**call.attrs, "device": self._constants.device} if call.has(Trait.FACTORY) else call.attrs
+        if unchecked(self._constants.device):
+            check_bounds(call.op, operands, attrs)
         results = call.run(*operands, **attrs)
         return results if isinstance(results, (tuple, list)) else (results,)
 

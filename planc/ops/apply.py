@@ -12,6 +12,7 @@ import torch
 
 from planc.ir import Attribute, DimExpr, DType, Node, Operand, TensorType, Value
 from planc.ir.dims import evaluate
+from planc.ops.bounds import check_bounds, has_bounds, unchecked
 from planc.ops.schema import Trait
 from planc.ops.table import lookup
 
@@ -39,6 +40,8 @@ def apply(
     attrs = {name: concrete(value, bindings) for name, value in node.attrs}
     if definition.has(Trait.FACTORY):
         attrs["device"] = device
+    if has_bounds(node.op) and any(isinstance(x, torch.Tensor) and unchecked(x.device) for x in operands):
+        check_bounds(node.op, operands, attrs)
     results = definition.run(*operands, **attrs)
     return tuple(results) if isinstance(results, (tuple, list)) else (results,)
 

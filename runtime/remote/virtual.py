@@ -10,6 +10,7 @@ import torch
 from runtime.channels.base import Channel, Connection
 from runtime.channels.inprocess import InProcessChannel
 from runtime.errors import ConnectionLost
+from runtime.executor import Runner
 from runtime.limits import WorkerLimits
 from runtime.policy import Policy
 from runtime.remote.handle import WorkerHandle
@@ -60,6 +61,7 @@ class VirtualWorker(WorkerHandle):
         limits: what it accepts and keeps.
         policy: who may do what.
         client: whose name its messages carry.
+        runner: what runs plans; compiled executables where not given.
 
     Attributes:
         worker: the worker itself, for its owner: `Worker.add`, `Worker.approve`.
@@ -75,8 +77,11 @@ class VirtualWorker(WorkerHandle):
         limits: WorkerLimits | None = None,
         policy: Policy | None = None,
         client: str = ME,
+        runner: Runner | None = None,
     ) -> None:
-        self.worker = Worker(id, device, peers=lambda to: peer(id, to), limits=limits, policy=policy)
+        self.worker = Worker(
+            id, device, peers=lambda to: peer(id, to), limits=limits, policy=policy, runner=runner
+        )
         with _lock:
             _known[id] = self.worker
         super().__init__(id, join(self.worker, client))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -146,3 +147,30 @@ def test_names_in_a_zip_are_data(call: Call, files: Path) -> None:
     with zipfile.ZipFile(files / "odd.npz", "w") as archive:
         archive.write(files / "x.npy", "../../x.npy")
     assert "r: f32[3]" in call("run", "step.plan", "-i", "x=odd.npz", *STATE).stdout
+
+
+def test_a_profile_tells_of_every_node_that_runs(call: Call, files: Path) -> None:
+    given = ["-i", "x=x.npy", "-i", "w=both.npz", "--seed", "1", "--profile"]
+    output = call("run", "step.plan", *given).stdout
+    assert "r: f32[3]\n  [21.0, 43.0, 65.0]\n" in output
+    shown = [line.split() for line in output.splitlines()]
+    nodes = [line[1] for line in shown if line and line[0].isdigit() and line[-1] == "%"]
+    assert sorted(nodes) == ["mul", "mv", "random.split", "sum"]
+    assert [line[0] for line in shown if line[-2:] == ["100", "%"]] == ["total", "total"]
+
+
+def test_a_profile_for_machines(call: Call, files: Path) -> None:
+    given = ["-i", "x=x.npy", "-i", "w=both.npz", "--seed", "1", "--profile", "--json"]
+    found = json.loads(call("run", "step.plan", *given).stdout)
+    assert found["results"][1] == {"path": "s", "type": "f32[]", "values": 129.0}
+    profile = found["profile"]
+    times = [node["seconds"] for node in profile["nodes"]]
+    assert times == sorted(times, reverse=True)
+    assert all(seconds > 0 for seconds in times)
+    assert sum(times) == pytest.approx(profile["seconds"])
+    assert sum(op["share"] for op in profile["ops"]) == pytest.approx(1)
+    assert {(node["op"], node["runs"]) for node in profile["nodes"]} == {
+        (op["op"], 1) for op in profile["ops"]
+    }
+    assert "profile" not in json.loads(call("run", "step.plan", *given[:-2], "--json").stdout)
+    assert "replaced, and not kept" in call("run", "step.plan", *given).stderr

@@ -165,8 +165,8 @@ def test_results_are_written_where_memory_is_planned() -> None:
         run = Executable(Program(graph), bind_tensors(graph, values), CPU)
         for _ in range(2):
             run(values)
-        copies = len(tensors(case.arguments(4)[0]))
-        assert run.source.count("out=") == copies + 1, str(case)
+        made = [line for line in run.source.splitlines() if line.startswith("    v")]
+        assert len(made) == 1, str(case)  # the copy that is the plan's result
 
 
 def test_every_writer_is_held_against_its_op() -> None:

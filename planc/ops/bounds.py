@@ -1,0 +1,117 @@
+"""Checks of data before an op runs on an accelerator: indices, classes and probabilities within their bounds.
+
+On the CPU torch's kernels check for themselves. On CUDA they end in an assertion on the device, after which
+nothing in the process can use it any more. So they are kept from bad data; a check waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from planc.ops.guards import check_classes, check_positions
+
+Operands = Sequence[Any]
+Attrs = Mapping[str, Any]
+
+
+def unchecked(device: torch.device) -> bool:
+    """Whether kernels of this device trust their data."""
+    return device.type != "cpu"
+
+
+def check_bounds(op: str, operands: Operands, attrs: Attrs) -> None:
+    """Check the data of an op's operands, given as its callable takes them.
+
+    Raises:
+        IndexError: an index or a class is outside of what it chooses from.
+        ValueError: a probability is not in 0..1.
+    """
+    rule = _RULES.get(op)
+    if rule is not None:
+        rule(operands, attrs)
+
+
+def has_bounds(op: str) -> bool:
+    """Whether there is anything to check for an op."""
+    return op in _RULES
+
+
+def guarded(op: str, run: Callable[..., Any]) -> Callable[..., Any]:
+    """An op's callable behind its check."""
+
+    def checked(*operands: Any, **attrs: Any) -> Any:
+        check_bounds(op, operands, attrs)
+        return run(*operands, **attrs)
+
+    return checked
+
+
+def _along(operands: Operands, attrs: Attrs) -> None:
+    """The second operand chooses along a dim of the first."""
+    x, index = operands[:2]
+    check_positions(index, x.shape[attrs["dim"]] if x.dim() else 1)
+
+
+def _each(operands: Operands, _attrs: Attrs) -> None:
+    """Indices of the first dims; negative ones count from the end. Masks choose what is there."""
+    x, indices = operands[:2]
+    dim = 0
+    for index in indices:
+        if index is None or index.dtype not in (torch.bool, torch.uint8):
+            if index is not None and index.numel():
+                size = x.shape[dim]
+                low, high = (int(bound) for bound in index.aminmax())
+                if low < -size or high >= size:
+                    wrong = low if low < -size else high
+                    raise IndexError(f"indices must be in {-size}..{size - 1}, got {wrong}")
+            dim += 1
+        else:
+            dim += index.dim()
+
+
+def _words(operands: Operands, _attrs: Attrs) -> None:
+    check_positions(operands[1], operands[0].shape[0])
+
+
+def _words_backward(operands: Operands, attrs: Attrs) -> None:
+    check_positions(operands[1], attrs["num_weights"])
+
+
+def _classes(scores: int) -> Callable[[Operands, Attrs], None]:
+    """The classes that the operand after ``scores`` names."""
+
+    def rule(operands: Operands, attrs: Attrs) -> None:
+        x, target = operands[scores : scores + 2]
+        check_classes(target, x.shape[min(1, x.dim() - 1)], attrs.get("ignore_index", -100))
+
+    return rule
+
+
+def _probabilities(scores: int) -> Callable[[Operands, Attrs], None]:
+    def rule(operands: Operands, _attrs: Attrs) -> None:
+        x = operands[scores]
+        if not bool(((x >= 0) & (x <= 1)).all()):
+            raise ValueError("probabilities must be in 0..1")
+
+    return rule
+
+
+_RULES: dict[str, Callable[[Operands, Attrs], None]] = {
+    **dict.fromkeys(
+        [f"aten.{op}" for op in ("index_select", "gather", "scatter", "scatter_add", "index_add")], _along
+    ),
+    "aten.index": _each,
+    "aten.index_put": _each,
+    "aten.embedding": _words,
+    "aten.embedding_dense_backward": _words_backward,
+    "aten.nll_loss_forward": _classes(0),
+    "aten.nll_loss_backward": _classes(1),
+    "aten.nll_loss2d_forward": _classes(0),
+    "fused.cross_entropy": _classes(0),
+    "aten.binary_cross_entropy": _probabilities(0),
+}
+
+__all__ = ["check_bounds", "guarded", "has_bounds", "unchecked"]
