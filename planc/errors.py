@@ -4,6 +4,7 @@
     +-- SourceError                 something written by a person is wrong; carries a Span
     |   +-- ParseError              the text is not in the language
     |   +-- ElaborationError        the text is in the language but means no plan (names, types, shapes)
+    |   +-- ExperimentError         (runtime.federated.experiment) a file does not describe a run
     +-- PlanError                   a plan is not valid
     |   +-- TypeCheckError          an operand or attribute does not fit its op
     |   +-- VerifyError             a rule of the IR is broken
@@ -17,6 +18,7 @@
     +-- ExecutionError              an operation failed while a plan ran
     +-- DataError                   a data set is missing, corrupt or of the wrong form
     +-- WorkerError                 (runtime.errors) anything that went wrong at, or on the way to, a worker
+    +-- RoundFailed                 (runtime.errors) too few clients' work came in a federated round
 
 Every message says what was expected, what came, and what to do about it.
 """

@@ -6,6 +6,7 @@ The client's rights are asked for here. No message is handled here: see `runtime
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -16,13 +17,14 @@ import torch
 from planc.errors import DecodeError, InputError, LimitError
 from planc.ir import DType, from_torch
 from runtime.access.approvals import Approvals
+from runtime.access.standing import Standing
 from runtime.access.usage import Usage
 from runtime.audit.touched import Left, Touched
 from runtime.errors import ObjectExists, ObjectNotFound, PermissionDenied, WrongWorker
 from runtime.executor import Executor
 from runtime.identity import Identity
 from runtime.messages import Body, Gradient, Handle, Pointer, Request, Slot
-from runtime.policy import PUBLIC, Policy, Right, Rights, Secrecy
+from runtime.policy import PUBLIC, Policy, Right, Secrecy
 from runtime.shelf import Shelf
 from runtime.store import Store, Stored
 
@@ -56,6 +58,10 @@ class Site:
     started: float = field(default_factory=time.time)
 
 
+def _nothing() -> None:
+    """There is no log to write to."""
+
+
 class Given(msgspec.Struct, frozen=True, gc=False):
     """A tensor that a request names, its secrecy, and whether the client may change it."""
 
@@ -64,11 +70,11 @@ class Given(msgspec.Struct, frozen=True, gc=False):
     owned: bool
 
 
-@dataclass(slots=True)
 class Call:
     """One request: who asks, the tensors that came along, and those to go back.
 
     Attributes:
+        standing: who asks, and what they are here.
         client: the name of who asks.
         rights: what the policy lets the client do.
         right: what the message asks to do: data of others is looked at with this right.
@@ -78,24 +84,49 @@ class Call:
         log_leaving: write that something is about to leave, before it does; for what no reply carries.
     """
 
-    site: Site
-    identity: Identity
-    tensors: Sequence[torch.Tensor]
-    back: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
-    right: Right = Right.OWN
-    spent: float = 0.0
-    touched: Touched = field(default_factory=Touched)
-    request: Request | None = None
-    log_leaving: Callable[[], None] = lambda: None
-    client: str = field(init=False)
-    rights: Rights = field(init=False)
-    _attached: int = 0
-    _spread: int = 0
-    _memories: set[int] = field(default_factory=set[int])
+    __slots__ = (
+        "_attached",
+        "_memories",
+        "_spread",
+        "back",
+        "client",
+        "log_leaving",
+        "request",
+        "right",
+        "rights",
+        "site",
+        "spent",
+        "standing",
+        "tensors",
+        "touched",
+    )
 
-    def __post_init__(self) -> None:
-        self.client = self.identity.name
-        self.rights = self.site.policy.rights(self.identity)
+    def __init__(
+        self,
+        site: Site,
+        standing: Standing,
+        tensors: Sequence[torch.Tensor],
+        request: Request | None = None,
+    ) -> None:
+        self.site = site
+        self.standing = standing
+        self.client = standing.name
+        self.rights = standing.rights
+        self.tensors = tensors
+        self.request = request
+        self.back: list[torch.Tensor] = []
+        self.right = Right.OWN
+        self.spent = 0.0
+        self.touched = Touched()
+        self.log_leaving: Callable[[], None] = _nothing
+        self._attached = 0
+        self._spread = 0
+        self._memories: set[int] = set()
+
+    @property
+    def identity(self) -> Identity:
+        """Who asks."""
+        return self.standing.identity
 
     @contextmanager
     def charged(self) -> Generator[None]:
@@ -292,11 +323,9 @@ def require_unique(ids: Iterable[int]) -> list[int]:
         InputError: one is given twice.
     """
     out = list(ids)
-    seen: set[int] = set()
-    for id in out:
-        if id in seen:
-            raise InputError(f"object {id} is given twice: expected ids that differ")
-        seen.add(id)
+    if len(set(out)) < len(out):
+        twice = next(id for id, count in Counter(out).items() if count > 1)
+        raise InputError(f"object {twice} is given twice: expected ids that differ")
     return out
 
 

@@ -24,11 +24,14 @@
     +-- RemoteInputError, RemoteTypeCheckError, RemoteVerifyError, RemoteLimitError, RemotePlanError,
         RemoteDecodeError, RemoteVersionError
                                 (also planc's error of that name) a worker refused what it was sent
+    RoundFailed                 too few clients' work came in a federated round; says who and why. Never sent
 
 No text here ever holds the elements of a tensor.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from planc.errors import (
     DecodeError,
@@ -181,6 +184,32 @@ class RemoteVersionError(WorkerError, VersionError):
 
 class RemoteInputError(WorkerError, InputError):
     """Values do not fit a plan at a worker."""
+
+
+class RoundFailed(PlancError):
+    """A federated round is given up: the model is as it was before it. Raised by the caller, never sent.
+
+    Attributes:
+        number: of the round.
+        contributions: how many clients' work came.
+        needed: how many had to come.
+        reasons: by worker id, why clients of it do not count.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        number: int = 0,
+        contributions: int = 0,
+        needed: int = 0,
+        reasons: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.number = number
+        self.contributions = contributions
+        self.needed = needed
+        self.reasons = dict(reasons or {})
 
 
 _BY_KIND: dict[str, type[WorkerError]] = {

@@ -6,6 +6,7 @@ and the deadline that ends it where it is not.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -19,7 +20,7 @@ from planc.cost import cost, flops_of
 from planc.errors import ExecutionError, LimitError
 from planc.ir import Graph, Node
 from planc.ir.program import Program
-from planc.lower import ExecutableCache
+from planc.lower import ExecutableCache, Kinds, kinds_of
 from planc.lower.bind import bind_tensors
 from planc.lower.record import late
 from planc.ops.apply import apply
@@ -59,6 +60,8 @@ class Runner(Protocol):
     ) -> list[torch.Tensor]:
         """The outputs of ``program.graph`` in order. Writes to no input. Any number may run at once.
 
+        Each output is a tensor object of its own, and no input.
+
         Raises:
             LimitError: it took longer than ``seconds``.
         """
@@ -79,7 +82,8 @@ class Interpreting:
         seconds: float | None = None,
     ) -> list[torch.Tensor]:
         with torch.no_grad():
-            return interpret(program.graph, values, program.constants, device, _timed(apply, seconds))
+            outputs = interpret(program.graph, values, program.constants, device, _timed(apply, seconds))
+        return [output.detach() for output in outputs]
 
 
 class Executor:
@@ -97,8 +101,9 @@ class Executor:
     ) -> None:
         self._device = device
         self._bounds = bounds
-        self._runner: Runner = ExecutableCache(max_bytes=cache_bytes) if runner is None else runner
-        self._within: OrderedDict[tuple[Any, ...], None] = OrderedDict()
+        self._runner = runner
+        self._cache = ExecutableCache(max_bytes=cache_bytes)
+        self._within: OrderedDict[tuple[str, Kinds], float] = OrderedDict()
         self._light: dict[int, Node] = {}
         self._lock = threading.Lock()
 
@@ -110,6 +115,7 @@ class Executor:
         seconds: float | None = None,
         *,
         checked: bool = False,
+        kinds: Kinds | None = None,
     ) -> list[torch.Tensor]:
         """The outputs of a plan in order, state included, as ordinary tensors that are not written to again.
 
@@ -119,6 +125,7 @@ class Executor:
             inputs: one tensor for each of its inputs; they are not written to.
             seconds: how long it may take; never longer than the bounds allow.
             checked: whether `check` has passed for it.
+            kinds: ``kinds_of(inputs)``, as `check` got them.
 
         Raises:
             InputError: the inputs do not fit the plan.
@@ -126,15 +133,23 @@ class Executor:
             RemoteLimitError: it would compute more than is allowed, or it took too long.
             RemoteExecutionError: an op failed.
         """
-        if not checked:
-            self.check(plan_id, program.graph, inputs)
-        limit = self._seconds(seconds)
+        if kinds is None:
+            kinds = kinds_of(inputs)
+            if not checked:
+                self.check(plan_id, program.graph, inputs, kinds)
+        limit = seconds if self._bounds.seconds is None else self._seconds(seconds)
+        start = time.perf_counter()
         try:
-            return self._runner.run(plan_id, program, inputs, self._device, seconds=limit)
+            if self._runner is None:
+                outputs = self._cache.run(plan_id, program, inputs, self._device, seconds=limit, kinds=kinds)
+            else:
+                outputs = self._runner.run(plan_id, program, inputs, self._device, seconds=limit)
         except ExecutionError as error:
             raise _without_values(plan_id, program.graph, error) from error
         except LimitError as error:
             raise _too_long(program.graph, limit) from error
+        self._within[plan_id, kinds] = time.perf_counter() - start
+        return outputs
 
     def run_with_grad(
         self,
@@ -179,21 +194,27 @@ class Executor:
         given = [limit for limit in (asked, self._bounds.seconds) if limit is not None]
         return min(given, default=None)
 
-    def check(self, plan_id: str, graph: Graph, inputs: Sequence[torch.Tensor]) -> None:
+    def check(
+        self, plan_id: str, graph: Graph, inputs: Sequence[torch.Tensor], kinds: Kinds | None = None
+    ) -> float:
         """Refuse a run that does not fit or is too large: a few bytes of a plan can ask for years.
 
         What was found to be right once is remembered, so that asking again costs next to nothing.
+
+        Returns:
+            The seconds that such a run took the last time; infinite where that is not known.
 
         Raises:
             InputError: the inputs do not fit the plan.
             StoreFull: the run would take more memory than is allowed.
             RemoteLimitError: it would compute more than is allowed.
         """
-        key = (plan_id, *((tensor.dtype, tensor.shape) for tensor in inputs))
+        key = plan_id, kinds or kinds_of(inputs)
         with self._lock:
-            if key in self._within:
+            took = self._within.get(key)
+            if took is not None:
                 self._within.move_to_end(key)
-                return
+                return took
         found = cost(graph, bind_tensors(graph, inputs))
         bounds = self._bounds
         # A result that is a view takes none by the estimate, and is copied to be the caller's own.
@@ -205,9 +226,10 @@ class Executor:
             if size > allowed:
                 raise RemoteLimitError(f"plan {graph.name!r} would take {size} {what}, {allowed} are allowed")
         with self._lock:
-            self._within[key] = None
+            self._within[key] = math.inf
             if len(self._within) > _REMEMBERED:
                 self._within.popitem(last=False)
+        return math.inf
 
 
 def _timed(run_node: RunNode, seconds: float | None) -> RunNode:

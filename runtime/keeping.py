@@ -6,6 +6,7 @@ Decides nothing and handles no message. Not thread-safe by itself: the worker ha
 from __future__ import annotations
 
 from runtime.access.approvals import Decisions
+from runtime.access.standing import Standing
 from runtime.audit.entries import REFUSALS, Audit
 from runtime.audit.log import AuditLog
 from runtime.call import Call, Site
@@ -61,21 +62,21 @@ class Keeping:
         Raises:
             AuditFailed: it cannot be logged.
         """
-        usage = self._site.usage
+        taken = self._site.usage.of(call.client)
         # An operation holds the worker all the time that it takes; a plan only while it computes.
-        usage.spend(call.client, seconds if right is Right.USE else call.spent)
-        usage.of(call.client).refused += result in REFUSALS
+        taken.seconds += seconds if right is Right.USE else call.spent
+        taken.refused += result in REFUSALS
         if self._audit is not None:
             self._audit.record(call, request, result, seconds)
 
-    def refused(self, request: Request, identity: Identity, kind: str) -> None:
+    def refused(self, request: Request, standing: Standing, kind: str) -> None:
         """Log somebody who may not ask for anything.
 
         Raises:
             AuditFailed: it cannot be logged.
         """
         if self._audit is not None:
-            self._audit.record(Call(self._site, identity, ()), request, kind, 0.0)
+            self._audit.record(Call(self._site, standing, ()), request, kind, 0.0)
 
     def decided(self, kind: str, plan_id: str) -> None:
         """Log and keep what the owner decided in this process.

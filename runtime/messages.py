@@ -31,6 +31,7 @@ from runtime.administration import (
     Status,
     StatusReport,
 )
+from runtime.cohorts import Cohort, CohortDone
 from runtime.forms import (
     MAX_ID,
     MAX_TAGS,
@@ -281,6 +282,7 @@ Body = (
     | Install
     | Run
     | Steps
+    | Cohort
     | FetchPlan
     | Plans
     | Uninstall
@@ -386,6 +388,7 @@ Answer = (
     | OwnerObjectsFound
     | OwnerPlansFound
     | PendingFound
+    | CohortDone
     | Failure
 )
 
@@ -414,6 +417,8 @@ __all__ = [
     "Body",
     "Clear",
     "ClientInfo",
+    "Cohort",
+    "CohortDone",
     "Copy",
     "Deny",
     "Done",

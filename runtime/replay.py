@@ -70,6 +70,7 @@ class Replays:
         default_factory=OrderedDict[str, "OrderedDict[int, _Session]"]
     )
     _forgotten: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    _last: tuple[str, int, _Session] = field(default_factory=lambda: ("", -1, _Session()))
 
     def begin(self, request: Request) -> Answered | Pending | None:
         """The reply to a request that came before, PENDING if it is being worked on, None if it is new.
@@ -78,7 +79,8 @@ class Replays:
             ReplayError: it came before and its reply is gone, or it is too old to tell.
         """
         session = self._session(request)
-        self._settle(session, request.settled)
+        if request.settled > session.settled:
+            self._settle(session, request.settled)
         number = request.request_id
         if number in session.replies:
             reply = session.replies[number]
@@ -111,6 +113,8 @@ class Replays:
         if request.request_id not in session.replies:  # pushed out of the window meanwhile
             return
         session.replies[request.request_id] = answered
+        if not answered[1]:
+            return
         session.nbytes += _nbytes(answered)
         for number in list(session.replies):
             if session.nbytes <= self.max_bytes:
@@ -134,6 +138,7 @@ class Replays:
     def restore(self, client: str, session: int, known: Remembered) -> None:
         """Know what was written down of a session; those that were used last come last."""
         restored = self._touch(client, session)
+        self._last = "", -1, restored  # it is the newest now
         restored.highest, restored.settled, restored.lasting = known.highest, known.settled, True
         restored.replies.update(known.replies)
         restored.nbytes = sum(_nbytes(reply) for reply in known.replies.values() if reply is not None)
@@ -148,7 +153,12 @@ class Replays:
         del self._forgotten[:count]
 
     def _session(self, request: Request) -> _Session:
-        return self._touch(request.client, request.session)
+        client, number, session = self._last
+        if number == request.session and client == request.client:  # the newest already
+            return session
+        session = self._touch(request.client, request.session)
+        self._last = request.client, request.session, session
+        return session
 
     def _touch(self, client: str, number: int) -> _Session:
         sessions = self._clients.setdefault(client, OrderedDict())
@@ -168,8 +178,6 @@ class Replays:
             self._forgotten.append((client, number))
 
     def _settle(self, session: _Session, settled: int) -> None:
-        if settled <= session.settled:
-            return
         session.settled = settled
         for number in [n for n in session.replies if n <= settled]:
             self._give_up(session, number, forget=True)

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.cohorts import PickedFrom
 from runtime.messages import (
     Apply,
     Backward,
     Clear,
+    Cohort,
     Copy,
     Free,
     Get,
@@ -81,6 +83,17 @@ def _of_run(body: Run) -> Iterator[int]:
     yield from (wish.id for wish in (*body.results, *body.updates) if isinstance(wish, Keep))
 
 
+def _of_cohort(body: Cohort) -> Iterator[int]:
+    yield from (source.id for source in body.inputs if isinstance(source, Handle))
+    for member in body.members:
+        for source in member.data:
+            yield source.id
+            if isinstance(source, PickedFrom):
+                yield source.index
+        yield from member.state
+        yield from member.keep
+
+
 def _of_steps(body: Steps) -> Iterator[int]:
     for part in body.parts:
         yield from _of_step(part) if isinstance(part, Step) else _of_run(part)
@@ -100,4 +113,5 @@ _NAMED: dict[type, Callable[[Any], Iterable[int]]] = {
     Step: _of_step,
     Run: _of_run,
     Steps: _of_steps,
+    Cohort: _of_cohort,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -27,6 +28,8 @@ class Installed:
     clients: set[str] = field(default_factory=set[str])
     tags: dict[str, None] = field(default_factory=dict[str, None])
     description: str = ""
+    forms: dict[Any, Any] = field(default_factory=dict[Any, Any], compare=False, repr=False)
+    """What was found out about messages that ran it: `runtime.handlers.runs`."""
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ or nothing because it is one `Store.commit`. Not thread-safe by itself: the work
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -35,12 +35,16 @@ class Stored(msgspec.Struct, frozen=True, eq=False):
     def updated(self, value: torch.Tensor, secrecy: Secrecy) -> Stored:
         """The object after an update: new elements (a fresh leaf), all else, ``.grad`` too, as it was."""
         before = self.value
-        if isinstance(before, torch.Tensor) and before.is_leaf:
+        if (
+            isinstance(before, torch.Tensor)
+            and before.is_leaf
+            and (before.requires_grad or before.grad is not None)
+        ):
             # An update may be of another dtype or shape, for which the old gradient is none.
             same = value.dtype is before.dtype and value.shape == before.shape
             value.requires_grad_(before.requires_grad and value.is_floating_point())
             value.grad = before.grad if same else None
-        return self.with_value(value, secrecy)
+        return Stored(value, self.owner, self.tags, self.description, secrecy, self.grad_secrecy)
 
     def with_value(self, value: torch.Tensor, secrecy: Secrecy) -> Stored:
         """The object with other elements, all else as it was."""
@@ -118,14 +122,21 @@ class Store:
             StoreFull: the limit of bytes would be exceeded.
             QuotaExceeded: that of an owner would be.
         """
-        objects = self._objects
+        objects, uses = self._objects, self._uses
         gone = [id for id in (*deletes, *puts) if id in objects]
-        came = {id: use for id, stored in puts.items() if (use := _use(stored)) is not None}
+        came = _uses(puts)
         if came:
-            self.accounts.check(came.values(), [self._uses[id] for id in gone if id in self._uses])
+            self.accounts.check(came.values(), [uses[id] for id in gone if id in uses])
         if self._before is not None:
             self.touch((*gone, *puts))
         self._apply(puts, gone, came)
+
+    def drop(self, ids: Sequence[int]) -> None:
+        """Delete objects that are there."""
+        if self._before is not None:
+            self.touch(ids)
+        for id_ in dict.fromkeys(ids):
+            self._remove(id_)
 
     def touch(self, ids: Iterable[int]) -> None:
         """Say that these objects are going to change; `commit` does so itself.
@@ -166,8 +177,7 @@ class Store:
     def restore(self, puts: Mapping[int, Stored], deletes: Iterable[int] = ()) -> None:
         """As `commit`, for what was held before: no limit, and nothing to remember."""
         gone = [id for id in (*deletes, *puts) if id in self._objects]
-        came = {id: use for id, stored in puts.items() if (use := _use(stored)) is not None}
-        self._apply(puts, gone, came)
+        self._apply(puts, gone, _uses(puts))
 
     def _picture(self, id: int) -> _Before | None:
         stored = self._objects.get(id)
@@ -179,11 +189,25 @@ class Store:
         return _Before(stored, value.grad if value.is_leaf else None, value.requires_grad)
 
     def _apply(self, puts: Mapping[int, Stored], gone: Iterable[int], came: Mapping[int, Use]) -> None:
-        for id in gone:
-            if id in self._objects:  # named twice
-                self._remove(id)
-        for id, stored in puts.items():
-            self._insert(id, stored, came.get(id))
+        objects, uses, ids = self._objects, self._uses, self._ids
+        for id_ in gone:
+            old = objects.get(id_)
+            if old is None:  # named twice
+                continue
+            new = puts.get(id_)
+            if new is None or old.tags != new.tags or id_ not in came or id_ not in uses:
+                self._remove(id_)
+                continue
+            # As most updates are: neither memory nor tags come or go.
+            use = came[id_]
+            self.accounts.replace(uses[id_], use)
+            ids.pop(id(old.value), None)
+            objects[id_], uses[id_] = new, use
+        for id_, stored in puts.items():
+            if id_ in objects:  # it was replaced above
+                ids[id(stored.value)] = id_
+            else:
+                self._insert(id_, stored, came.get(id_))
 
     def _insert(self, id_: int, stored: Stored, use: Use | None) -> None:
         self._objects[id_] = stored
@@ -206,10 +230,14 @@ class Store:
                 del self._tags[tag]
 
 
-def _use(stored: Stored) -> Use | None:
-    """The memory that an object uses, if it uses any."""
-    if not isinstance(stored.value, torch.Tensor):
-        return None
-    storage = stored.value.untyped_storage()
-    nbytes = storage.nbytes()
-    return (storage.data_ptr(), nbytes, stored.owner) if nbytes else None
+def _uses(puts: Mapping[int, Stored]) -> dict[int, Use]:
+    """The memory that objects use, of those that use any."""
+    found: dict[int, Use] = {}
+    for id, stored in puts.items():
+        value = stored.value
+        if isinstance(value, torch.Tensor):
+            storage = value.untyped_storage()
+            nbytes = storage.nbytes()
+            if nbytes:
+                found[id] = storage.data_ptr(), nbytes, stored.owner
+    return found

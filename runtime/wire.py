@@ -29,6 +29,7 @@ _MAGIC = b"\x8bplancw"
 VERSION = 1
 _PREFIX = struct.Struct("<7sBIIQ")
 _ALIGN = 64
+_PADDING = [bytes(n) for n in range(_ALIGN)]
 _LARGE = 2**20
 """Bytes of tensors from which on a frame is sent without being put together first."""
 _TORCH = {dtype: dtype.torch for dtype in DType}
@@ -102,6 +103,16 @@ def encode(message: Message, tensors: Sequence[torch.Tensor] = ()) -> bytearray:
     Raises:
         InputError: a tensor is sparse, has no data, or is of a dtype that plans do not have.
     """
+    if not tensors:  # most messages: written where they are sent from
+        frame = bytearray(_PREFIX.size)
+        try:
+            _encoder.encode_into(_Header(message, ()), frame, _PREFIX.size)
+        except (UnicodeEncodeError, OverflowError) as error:
+            raise _unsendable(message, error) from None
+        length = len(frame)
+        frame.extend(_PADDING[-length % _ALIGN])
+        _PREFIX.pack_into(frame, 0, _MAGIC, VERSION, length - _PREFIX.size, 0, len(frame))
+        return frame
     prefix, entries, data, end = _lay_out(message, tensors)
     frame = bytearray(data + end)
     frame[: len(prefix)] = prefix
@@ -147,8 +158,7 @@ def _lay_out(message: Message, tensors: Sequence[torch.Tensor]) -> tuple[bytes, 
     try:
         header = _encoder.encode(_Header(message, tuple(table)))
     except (UnicodeEncodeError, OverflowError) as error:
-        # A lone surrogate or an integer beyond 64 bits, in what a caller wrote.
-        raise InputError(f"{type(message).__name__}: a text or number cannot be sent: {error}") from None
+        raise _unsendable(message, error) from None
     data = _align(_PREFIX.size + len(header))
     prefix = _PREFIX.pack(_MAGIC, VERSION, len(header), 0, data + end) + header
     return prefix, table, data, end
@@ -167,9 +177,17 @@ def decode(
         LimitError: the frame is larger than the limits allow.
     """
     limits = limits or _LIMITS
-    view = memoryview(frame).cast("B")
+    view = memoryview(frame)
+    if view.format != "B" or view.ndim != 1:
+        view = view.cast("B")
     header_end, message, entries = _read_header(view, limits)
     data = _align(header_end)
+    if not entries:
+        if data != view.nbytes:
+            raise DecodeError(f"a frame of {data} bytes was announced, got {view.nbytes}")
+        if bytes(view[header_end:data]) != _PADDING[data - header_end]:
+            raise DecodeError(f"the padding at {header_end} is not zero")
+        return message, []
     end = 0
     for i, entry in enumerate(entries):
         _check_entry(i, entry, _align(end), limits)
@@ -177,7 +195,7 @@ def decode(
     if data + end != view.nbytes:
         raise DecodeError(f"a frame of {data + end} bytes was announced by its tensors, got {view.nbytes}")
     _check_gaps(view, header_end, data, entries)
-    if entries and view.readonly:
+    if view.readonly:
         frame = bytearray(view)
     return message, [_read(i, frame, entry, data) for i, entry in enumerate(entries)]
 
@@ -232,8 +250,6 @@ def _check_gaps(view: memoryview, header_end: int, data: int, entries: Sequence[
         if not _are_zero(view[end : data + entry.offset]):
             raise DecodeError(f"the padding at {end} is not zero")
         end = data + entry.offset + entry.nbytes
-    if not entries and not _are_zero(view[end:data]):
-        raise DecodeError(f"the padding at {end} is not zero")
 
 
 def _are_zero(gap: memoryview) -> bool:
@@ -254,6 +270,11 @@ def _view(frame: bytearray | memoryview | bytes, entry: _Entry, data: int) -> to
     dtype = _TORCH[entry.dtype]
     count = entry.nbytes // _ITEMSIZE[entry.dtype]
     return torch.frombuffer(frame, dtype=dtype, count=count, offset=data + entry.offset).view(entry.shape)
+
+
+def _unsendable(message: Message, error: Exception) -> InputError:
+    """The error for a lone surrogate or an integer beyond 64 bits, in what a caller wrote."""
+    return InputError(f"{type(message).__name__}: a text or number cannot be sent: {error}")
 
 
 def _dtype(i: int, tensor: torch.Tensor) -> DType:

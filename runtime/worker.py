@@ -22,8 +22,8 @@ import torch
 
 from planc.errors import DecodeError, InputError
 from planc.ir import from_torch
-from runtime.access.admission import admit, enter
 from runtime.access.approvals import Approvals
+from runtime.access.standing import Standing, Standings
 from runtime.access.usage import Usage
 from runtime.audit.log import AuditLog
 from runtime.call import Call, Site
@@ -91,15 +91,18 @@ class Worker:
         self._peers = Peers(id, peers, durable=durable is not None)
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
+        self._waiting = 0
         self._reserved = Reservations()
         self._replays = Replays(limits.replay_window, limits.replay_bytes, limits.sessions, limits.clients)
         place = torch.device(device)
+        policy = policy or Policy()
+        self._standings = Standings(policy, id)
         self._site = Site(
             worker=id,
             device=place,
             store=Store(limits.store_bytes),
             shelf=Shelf(limits.plan, limits.plans, limits.plan_bytes),
-            policy=policy or Policy(),
+            policy=policy,
             executor=Executor(place, limits.run, limits.executable_bytes, runner),
             approvals=Approvals(id),
             usage=Usage(),
@@ -199,7 +202,7 @@ class Worker:
 
     def message_bytes(self, identity: Identity) -> int | None:
         """The most bytes that somebody's request may have; None for no limit but the wire's own."""
-        return self._site.policy.rights(identity).quota.message_bytes
+        return self._standings.of(identity).rights.quota.message_bytes
 
     def handle_large_frame(
         self, frame: bytearray | memoryview | bytes, identity: Identity | None = None
@@ -222,16 +225,18 @@ class Worker:
         Returns:
             The reply, and tensors that may be the stored ones: to be read or copied, not written to.
         """
-        vouched = identity is not None
-        if identity is None:
-            identity = self._site.policy.unvouched(request.client)
-        elif identity.name != request.client:
-            error = PermissionDenied(f"{identity.name!r} may not send requests as {request.client!r}")
-            return self._turned_away(request, identity, error)
-        try:
-            enter(self._site.policy, identity, self.id, vouched=vouched)
-        except PermissionDenied as error:
-            return self._turned_away(request, identity, error)
+        known = self._standings
+        return self._handle(
+            request, tensors, known.unvouched(request.client) if identity is None else known.of(identity)
+        )
+
+    def _handle(self, request: Request, tensors: Sequence[torch.Tensor], standing: Standing) -> Answered:
+        if standing.name != request.client:
+            return self._turned_away(
+                request, standing, f"{standing.name!r} may not send requests as {request.client!r}"
+            )
+        if standing.refused is not None:
+            return self._turned_away(request, standing, standing.refused)
         with self._lock:
             try:
                 before = self._begin(request)
@@ -240,20 +245,21 @@ class Worker:
             if before is not None:
                 return before
             try:
-                answered = self._apply(request, tensors, identity)
+                answered = self._apply(request, tensors, standing)
                 self._replays.end(request, answered)
                 self._keeping.persist(request)
             except WorkerError as error:  # not durable or not logged, so not done: a repeat tries again
                 self._replays.abandon(request)
                 self._keeping.undo()
-                self._keeping.undone(request, identity, error)
+                self._keeping.undone(request, standing.identity, error)
                 return Reply(request.request_id, self._failure(error)), []
             except BaseException:  # an interrupt: nobody may wait for this reply for ever
                 self._replays.abandon(request)
                 self._keeping.undo()
                 raise
             finally:
-                self._changed.notify_all()
+                if self._waiting:
+                    self._changed.notify_all()
             return answered
 
     def close(self) -> None:
@@ -265,15 +271,17 @@ class Worker:
     def _answer(self, frame: bytearray | memoryview | bytes, identity: Identity | None) -> Answered:
         number = 0
         try:
-            if identity is not None:  # before anything is made of the bytes
-                self._check_size(frame, identity)
+            standing = None if identity is None else self._standings.of(identity)
+            if standing is not None:  # before anything is made of the bytes
+                _check_size(frame, standing)
             message, tensors = decode(frame, self.limits.wire)
             if not isinstance(message, Request):
                 raise DecodeError(f"expected a request, got a {type(message).__name__}")
             number = message.request_id
-            if identity is None:
-                self._check_size(frame, self._site.policy.unvouched(message.client))
-            return self.handle(message, tensors, identity)
+            if standing is None:
+                standing = self._standings.unvouched(message.client)
+                _check_size(frame, standing)
+            return self._handle(message, tensors, standing)
         except Exception as error:
             return Reply(number, self._failure(error)), []
 
@@ -293,27 +301,36 @@ class Worker:
         """The reply to a request that came before; None if it is new and nothing hinders it any more."""
         before = self._replays.begin(request)
         while isinstance(before, Pending):
-            self._changed.wait()
+            self._wait()
             before = self._replays.begin(request)
         if before is None:
             try:
                 while self._reserved.hinder(request):
-                    self._changed.wait()
+                    self._wait()
             except BaseException:
                 self._replays.abandon(request)
                 raise
         return before
 
-    def _apply(self, request: Request, tensors: Sequence[torch.Tensor], identity: Identity) -> Answered:
-        call = Call(self._site, identity, tensors, request=request)
+    def _wait(self) -> None:
+        """Until another request is done. The lock is open meanwhile."""
+        self._waiting += 1
+        try:
+            self._changed.wait()
+        finally:
+            self._waiting -= 1
+
+    def _apply(self, request: Request, tensors: Sequence[torch.Tensor], standing: Standing) -> Answered:
+        call = Call(self._site, standing, tensors, request)
         right, result, start = Right.OWN, "ok", time.perf_counter()
         self._keeping.begin(call, request)
         self._site.usage.enter(call.client, request.session)
         try:
-            self._release(call, request.release)
+            if request.release:
+                self._release(call, request.release)
             if request.behind and self._replays.failed(request):
                 raise RequestSkipped(f"request {request.behind} before it failed")
-            call.right = right = admit(identity, call.rights, self.id, request.body)
+            call.right = right = standing.admit(request.body)
             if right is Right.USE or isinstance(request.body, Run):
                 self._site.usage.check_seconds(call.client, call.rights.quota)
             body: Answer = HANDLERS[type(request.body)](call, request.body)
@@ -326,36 +343,26 @@ class Worker:
         # What is kept for a repeat must not hold more than the elements: no autograd graph.
         return Reply(request.request_id, body), [tensor.detach() for tensor in call.back]
 
-    def _turned_away(self, request: Request, identity: Identity, error: PermissionDenied) -> Answered:
+    def _turned_away(self, request: Request, standing: Standing, why: str) -> Answered:
         """The reply to somebody who may not ask for anything."""
-        failure = self._failure(error)
+        failure = self._failure(PermissionDenied(why))
         with self._lock:
             try:
-                self._keeping.refused(request, identity, failure.kind)
+                self._keeping.refused(request, standing, failure.kind)
             except WorkerError as unlogged:
                 failure = self._failure(unlogged)
         return Reply(request.request_id, failure), []
 
-    def _check_size(self, frame: bytearray | memoryview | bytes, identity: Identity) -> None:
-        allowed = self.message_bytes(identity)
-        if allowed is not None and len(frame) > allowed:
-            raise QuotaExceeded(
-                f"a message of {len(frame)} bytes: {identity.name!r} may send at most {allowed} at once "
-                "here; send less at a time, or ask the worker's owner for more (quota.message_bytes)"
-            )
-
     def _bytes_allowed(self, client: str) -> int | None:
         if client == self.id:  # what the worker itself offers
             return None
-        return self._site.policy.rights(Identity(client)).quota.bytes
+        return self._standings.client(client).rights.quota.bytes
 
     def _release(self, call: Call, ids: Sequence[int]) -> None:
         """Delete what the client no longer needs. What is gone already, or another's, is passed over."""
-        if not ids:
-            return
         store = self._site.store
         mine = [id for id in ids if (stored := store.get(id)) is not None and call.owns(stored)]
-        store.commit({}, mine)
+        store.drop(mine)
 
     def _failure(self, error: Exception) -> Failure:
         failure = to_failure(error, self.id)
@@ -381,7 +388,7 @@ class Worker:
         reserved.ids |= ids
         try:
             while reserved.running >= self.limits.concurrent_runs:
-                self._changed.wait()
+                self._wait()
             reserved.running += 1
             try:
                 with self._unlocked():
@@ -390,6 +397,15 @@ class Worker:
                 reserved.running -= 1
         finally:
             reserved.ids -= ids
+
+
+def _check_size(frame: bytearray | memoryview | bytes, standing: Standing) -> None:
+    allowed = standing.rights.quota.message_bytes
+    if allowed is not None and len(frame) > allowed:
+        raise QuotaExceeded(
+            f"a message of {len(frame)} bytes: {standing.name!r} may send at most {allowed} at once "
+            "here; send less at a time, or ask the worker's owner for more (quota.message_bytes)"
+        )
 
 
 def _id_of(worker: str, name: str) -> int:

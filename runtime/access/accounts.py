@@ -72,9 +72,12 @@ class Accounts:
             QuotaExceeded: of an owner.
         """
         most = sum([nbytes for _, nbytes, _ in came])  # if none of it is shared, and nothing goes
-        owners = {owner for _, _, owner in came}
-        limits = {owner: limit for owner in owners if (limit := self.limit(owner)) is not None}
-        if self.nbytes + most <= self.max_bytes and not limits:
+        limits: dict[str, int] = {}
+        for owner in {owner for _, _, owner in came}:
+            limit = self.limit(owner)
+            if limit is not None:
+                limits[owner] = limit
+        if not limits and self.nbytes + most <= self.max_bytes:
             return
         growth, by_owner = self._growth(came, gone)
         if growth > 0:
@@ -132,6 +135,16 @@ class Accounts:
         if after is None:
             del self._pieces[address]
             self.nbytes -= piece.nbytes
+
+    def replace(self, old: Use, new: Use) -> None:
+        """An object went, and one came in its place."""
+        pieces = self._pieces
+        users = pieces[old[0]].users
+        if old[1:] == new[1:] and new[0] not in pieces and len(users) == 1 and users[old[2]] == 1:
+            pieces[new[0]] = pieces.pop(old[0])  # as most updates are: other memory, all else alike
+        else:
+            self.remove(old)
+            self.add(new)
 
     def _charge(self, owner: str | None, nbytes: int) -> None:
         if owner is None:

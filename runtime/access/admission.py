@@ -16,6 +16,7 @@ from runtime.messages import (
     Backward,
     Body,
     Clear,
+    Cohort,
     Copy,
     Deny,
     FetchPlan,
@@ -59,6 +60,7 @@ RIGHTS: dict[type, Right] = {
     Steps: Right.USE,
     Install: Right.RUN,
     Run: Right.RUN,
+    Cohort: Right.RUN,
     FetchPlan: Right.RUN,
     Plans: Right.RUN,
     Uninstall: Right.OWN,
@@ -70,6 +72,9 @@ RIGHTS: dict[type, Right] = {
     Deny: Right.ADMINISTER,
 }
 """Message type -> the right that it asks for. A message without one is refused."""
+
+ONE_RIGHT = RIGHTS.keys() - {Transfer, Steps}
+"""The messages whose right does not depend on what they say."""
 
 _WORDS = {
     Right.SEARCH: "see listings",
@@ -149,4 +154,4 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in sorted(names)) or "none"
 
 
-__all__ = ["RIGHTS", "admit", "denied", "enter"]
+__all__ = ["ONE_RIGHT", "RIGHTS", "admit", "denied", "enter"]

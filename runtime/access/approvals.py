@@ -169,11 +169,11 @@ class Approvals:
             "number of runs or a time may be part of an approval)"
         )
 
-    def spend(self, plan_id: str, approval: Approval) -> None:
-        """A run uses an approval: one run less is left, also if it fails."""
+    def spend(self, plan_id: str, approval: Approval, runs: int = 1) -> None:
+        """Runs use an approval, which has as many left: so many less are left then, also if they fail."""
         if approval.runs is None:
             return
-        left = msgspec.structs.replace(approval, runs=approval.runs - 1)
+        left = msgspec.structs.replace(approval, runs=approval.runs - runs)
         decided = self.of(plan_id)
         approved = tuple(left if each is approval else each for each in decided.approved)
         self._set(plan_id, msgspec.structs.replace(decided, approved=approved))

@@ -67,13 +67,13 @@ class Usage:
 
     def seconds_for_run(self, client: str, quota: Quota) -> float | None:
         """The seconds that a run may take; None for no limit."""
-        left = None if quota.seconds is None else max(quota.seconds - self.of(client).seconds, 0.0)
-        limits = [limit for limit in (left, quota.run_seconds) if limit is not None]
-        return min(limits) if limits else None
+        if quota.seconds is None:
+            return quota.run_seconds
+        left = max(quota.seconds - self.of(client).seconds, 0.0)
+        return left if quota.run_seconds is None else min(left, quota.run_seconds)
 
-    @contextmanager
-    def running(self, client: str, quota: Quota) -> Generator[None]:
-        """Count a run while it lasts.
+    def check_runs(self, client: str, quota: Quota) -> Taken:
+        """Refuse one run more than a client may have at a time.
 
         Raises:
             QuotaExceeded: as many as the client may run at a time are running.
@@ -84,15 +84,21 @@ class Usage:
                 f"{client!r} runs {taken.running} plans of at most {quota.concurrent_runs} at a time: "
                 "wait for one to end, or ask the worker's owner for more (quota.concurrent_runs)"
             )
+        return taken
+
+    @contextmanager
+    def running(self, client: str, quota: Quota) -> Generator[None]:
+        """Count a run while it lasts.
+
+        Raises:
+            QuotaExceeded: as `check_runs`.
+        """
+        taken = self.check_runs(client, quota)
         taken.running += 1
         try:
             yield
         finally:
             taken.running -= 1
-
-    def spend(self, client: str, seconds: float) -> None:
-        """Charge a client for computing."""
-        self.of(client).seconds += seconds
 
 
 __all__ = ["Taken", "Usage"]

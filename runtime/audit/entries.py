@@ -24,6 +24,7 @@ from runtime.messages import (
     Approve,
     Backward,
     Clear,
+    Cohort,
     Copy,
     Deny,
     FetchPlan,
@@ -53,7 +54,7 @@ from runtime.store import Stored
 _logger = logging.getLogger(__name__)
 
 LOGGED: frozenset[type] = frozenset(
-    {Put, Get, Free, Search, List, Clear, Transfer, Install, Run, FetchPlan, Uninstall, Approve, Deny}
+    {Put, Get, Free, Search, List, Clear, Transfer, Install, Run, Cohort, FetchPlan, Uninstall, Approve, Deny}
 )
 """One entry each."""
 COUNTED: frozenset[type] = frozenset({Apply, Backward, Grad, ZeroGrad, RequireGrad, Step, Steps, Copy})

@@ -154,18 +154,22 @@ class Connection:
                 Or the error of a request that was posted before; this one was not applied then.
             InputError: a tensor cannot be sent.
         """
-        released = self._take_released()
-        posted: list[_Posted] = []
+        released = self._take_released() if self._released else []
+        posted: Sequence[_Posted] = ()
         try:
-            with self._posting:
+            if self._pipeline is None:  # nothing is ever posted
                 frame, number = self._frame(body, tensors, released)
-                posted.extend(self._posted)
+            else:
+                with self._posting:
+                    frame, number = self._frame(body, tensors, released)
+                    posted = tuple(self._posted)
             try:
                 reply = self._exchange(type(body).__name__, frame, bool(posted))
             finally:
                 with self._lock:
                     self._open.discard(number)
-            self._settle(posted)
+            if posted:
+                self._settle(posted)
             message, answer = decode(reply, self._limits)
         except BaseException:
             # Releasing what is released already does no harm; forgetting to does.

@@ -21,6 +21,27 @@ def weighted_mean(states: Sequence[State], weights: Sequence[float]) -> dict[str
         InputError: no states, a weight that is not positive, or states with different paths, shapes or
         dtypes.
     """
+    check_states(states, weights)
+    first = states[0]
+    if len(states) == 1:
+        return {path: tensor.clone() for path, tensor in first.items()}
+    total = float(sum(weights))
+    out: dict[str, torch.Tensor] = {}
+    for path, tensor in first.items():
+        mean = torch.zeros(tensor.shape, dtype=torch.float64)
+        for state, weight in zip(states, weights, strict=True):
+            mean.add_(state[path].to(torch.float64), alpha=weight / total)
+        out[path] = mean.to(tensor.dtype) if tensor.is_floating_point() else mean.round().to(tensor.dtype)
+    return out
+
+
+def check_states(states: Sequence[State], weights: Sequence[float]) -> None:
+    """Raise unless there are states, of one form, and a weight above 0 for each.
+
+    Raises:
+        InputError: no states, a weight that is not positive, or states with different paths, shapes or
+        dtypes.
+    """
     if not states or len(states) != len(weights):
         raise InputError(
             f"expected a weight for each of at least one state, got {len(weights)} for {len(states)}"
@@ -33,13 +54,3 @@ def weighted_mean(states: Sequence[State], weights: Sequence[float]) -> dict[str
             k: (v.shape, v.dtype) for k, v in first.items()
         }:
             raise InputError("states to average must have the same paths, shapes and dtypes")
-    if len(states) == 1:
-        return {path: tensor.clone() for path, tensor in first.items()}
-    total = float(sum(weights))
-    out: dict[str, torch.Tensor] = {}
-    for path, tensor in first.items():
-        mean = torch.zeros(tensor.shape, dtype=torch.float64)
-        for state, weight in zip(states, weights, strict=True):
-            mean.add_(state[path].to(torch.float64), alpha=weight / total)
-        out[path] = mean.to(tensor.dtype) if tensor.is_floating_point() else mean.round().to(tensor.dtype)
-    return out

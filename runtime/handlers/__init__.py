@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from runtime.handlers import autograd, eager, objects, owner, plans, steps
+from runtime.handlers import autograd, cohort, eager, objects, owner, plans, runs, steps
 
 HANDLERS: dict[type, Callable[..., Any]] = {
     **objects.HANDLERS,
     **eager.HANDLERS,
     **autograd.HANDLERS,
     **plans.HANDLERS,
+    **cohort.HANDLERS,
+    **runs.HANDLERS,
     **steps.HANDLERS,
     **owner.HANDLERS,
 }

@@ -8,7 +8,7 @@ from typing import Any
 from planc.errors import InputError
 from runtime.call import Call, require_unique
 from runtime.handlers.eager import step_puts
-from runtime.handlers.plans import run_puts
+from runtime.handlers.runs import run_puts
 from runtime.messages import Done, Gradient, Return, Run, Step, Steps
 from runtime.store import Stored
 

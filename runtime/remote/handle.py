@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
@@ -55,8 +56,17 @@ if TYPE_CHECKING:
 
 _POSTED = (Apply, Backward, RequireGrad, Step, Steps, ZeroGrad)
 """Messages that are answered by Done and whose results need not be there yet to be used."""
-# Ids must not meet those of other callers at the same worker: a random start, far from others, and a count.
-_ids = itertools.count((secrets.randbits(30) << 32) + 1)
+
+
+def _draw_ids() -> None:
+    """Begin where no ids of other callers at the same worker are: at a random number, far from others."""
+    global _ids
+    _ids = itertools.count((secrets.randbits(30) << 32) + 1)
+
+
+_draw_ids()
+if hasattr(os, "register_at_fork"):  # a forked process is another caller
+    os.register_at_fork(after_in_child=_draw_ids)
 
 
 class WorkerHandle:

@@ -10,6 +10,7 @@ import torch
 from planc.codec import encode as encode_plan
 from planc.codec import plan_id
 from runtime.channels import InProcessChannel
+from runtime.cohorts import CohortMember, Filled, KeptOwn, Mean, Own, RowsOf, Sum
 from runtime.errors import ConnectionLost, ReplayError, to_error
 from runtime.handlers import HANDLERS
 from runtime.limits import WorkerLimits
@@ -19,6 +20,7 @@ from runtime.messages import (
     Backward,
     Body,
     Clear,
+    Cohort,
     Copy,
     Deny,
     Done,
@@ -75,6 +77,16 @@ CHANGING: list[tuple[Body, list[torch.Tensor]]] = [
     (Uninstall((STEPPING,)), []),
     (Run(STEPPING, (Handle(1), Handle(2), Slot(0)), (Return(),), (Update(),) * 2), [torch.ones(3)]),
     (Run(STEPPING, (Handle(1), Handle(2), Slot(0)), (Keep(9),), (Return(), Return())), [torch.ones(3)]),
+    (
+        Cohort(
+            STEPPING,
+            (Slot(0), Filled(0.5), Own()),
+            (Sum(20), Mean(), KeptOwn()),
+            (CohortMember(2.0, (Handle(1),), (), (9,)), CohortMember(1.0, (RowsOf(2, 0, 3),), (3,), (3,))),
+            2.0**40,
+        ),
+        [torch.ones(3)],
+    ),
 ]
 READING = {Search, List, FetchPlan, Plans, Status, OwnerObjects, OwnerPlans, Pending}
 DECIDING = {Approve, Deny}

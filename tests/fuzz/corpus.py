@@ -14,6 +14,7 @@ import planc
 from planc.codec import encode
 from planc.ir import Graph
 from planc.ir.constants import digest
+from runtime import cohorts as c
 from runtime import messages as m
 from runtime.channels.base import Connection
 from runtime.remote.handle import WorkerHandle
@@ -168,8 +169,44 @@ def _plans(
     given = [torch.ones(5, 3), torch.ones(5), torch.tensor(0.1), torch.zeros(3)]
     ask(m.Run(names[6], inputs, (m.Return(),), (m.Return(),)), given)
     ask(m.Steps((m.Run(names[1], (m.Slot(0),), (m.Keep(22),)),)), [x])
+    _cohorts(connection, names, private)
     ask(m.FetchPlan(names[4]))
     ask(m.Plans(("#plan",)))
+
+
+def _cohorts(connection: Connection, names: Sequence[str], private: Sequence[int]) -> None:
+    x, y = _pair()
+    ask = connection.call
+    ask(m.Put((m.PutItem(7, m.Slot(0)),)), [torch.tensor([2, 0, 1, 0])])
+    ask(
+        m.Cohort(
+            names[2],
+            (m.Slot(0), m.Slot(1), c.Own()),
+            (c.Sum(30, True), c.Mean(), c.Sum(20)),
+            (c.CohortMember(1.0, (m.Handle(5),)), c.CohortMember(2.5, (c.RowsOf(1, 0, 3),))),
+            2.0**40,
+            0.25,
+        ),
+        [x, y],
+    )
+    ask(
+        m.Cohort(
+            names[2],
+            (c.Begun(m.Slot(0)), c.Filled(0.5), c.Own()),
+            (c.Each(), c.Dropped(), c.KeptOwn()),
+            (
+                c.CohortMember(1.0, (c.PickedFrom(1, 7, 1, 4),), (), (30,)),
+                c.CohortMember(1.0, (m.Handle(5),), (6, 0), (31,)),
+            ),
+        ),
+        [x],
+    )
+    member = c.CohortMember(1.0, ())
+    inputs = (m.Slot(0), c.KeyOf(1))
+    given = [torch.ones(2, 8), torch.arange(2)]
+    ask(m.Cohort(names[7], inputs, (c.Mean(), c.Dropped()), (member, member)), given)
+    own = c.CohortMember(1.0, (m.Handle(private[0]),))
+    ask(m.Cohort(names[5], (c.Own(), m.Slot(0)), (c.Mean(),), (own,)), [torch.ones(2, 3)])
 
 
 def _owners(connection: Connection, approved: str) -> None:

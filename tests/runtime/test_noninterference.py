@@ -20,6 +20,7 @@ from planc.ir.builder import GraphBuilder
 from planc.ir.dims import substitute
 from planc.ops import node
 from runtime.channels import Connection, InProcessChannel
+from runtime.cohorts import CohortMember, Dropped, Each, Filled, KeptOwn, Mean, Own, PickedFrom, RowsOf, Sum
 from runtime.errors import PermissionDenied, RemoteExecutionError
 from runtime.messages import (
     Apply,
@@ -27,6 +28,7 @@ from runtime.messages import (
     Backward,
     Body,
     Clear,
+    Cohort,
     Copy,
     Deny,
     FetchPlan,
@@ -276,6 +278,19 @@ def every_message(plans: dict[str, str]) -> Iterator[Body]:
                         yield Run(plan, given, (wish, wish if wish == Return() else Keep(ELSE)), grad=grad)
                         yield from (Get((W,)), Get((STATE,)), Get((KEPT,)), Get((ELSE,)))
                 yield Steps((Run(plan, given, (Keep(KEPT),)), Step("opt.sgd", {}, 0.1, (W,), ((), ()))))
+            for source in (
+                Handle(id),
+                RowsOf(id, 0, 1),
+                PickedFrom(id, INDEX, 0, 1),
+                PickedFrom(W, INDEX, 0, 1),
+            ):
+                for inputs in ((Own(),), (Handle(W), Own()), (Handle(W), Filled(1.0), Own())):
+                    for first in (Sum(20, each=True), Each(), Mean(), KeptOwn()):
+                        member = CohortMember(1.0, (source,), (), (KEPT,) if first == KeptOwn() else ())
+                        yield Cohort(
+                            plan, inputs, (first, *(Dropped(),) * (len(inputs) - 1)), (member,) * 2, 9.0
+                        )
+                yield from (Get((KEPT,)), List())
             yield from (FetchPlan(plan), Plans((name,)))
         yield Step("opt.sgd", {}, 0.1, (W, id), ((), ()))
         yield Step("opt.adam", {}, 0.1, (W,), ((id,), (STATE,), (), (KEPT,)))

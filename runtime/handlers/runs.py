@@ -1,0 +1,295 @@
+"""The message that runs a plan: what it may touch, what it makes, and what becomes of that.
+
+Most runs are of a client on values of its own that are public: those are bound in one short loop. Whatever
+else stands at an input goes through the rules of `runtime.access.release`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from planc.errors import InputError
+from planc.ir import Graph
+from planc.ir.binding import describe
+from planc.ir.program import Program
+from planc.lower.bind import bind_tensors
+from planc.ops.apply import apply
+from runtime.access.admission import denied
+from runtime.access.approvals import Bound
+from runtime.access.release import Clearance, clear
+from runtime.call import Call, require_unique
+from runtime.concealment import conceal, plan_stand_ins, quietly
+from runtime.errors import PermissionDenied
+from runtime.executor import Kinds, kinds_of
+from runtime.messages import Drop, Gradient, Handle, Keep, Pointer, Return, Run, Slot, Update, Values
+from runtime.policy import PUBLIC, Right, Secrecy
+from runtime.shelf import Installed
+from runtime.store import Stored
+
+_FORMS = 64
+"""Ways of asking for a plan's outputs that are remembered of each plan: nearly always there is one."""
+_BRIEF = 500e-6
+"""Seconds: a run that took less the last time does not let other requests in, which would take as long."""
+_OWN = Clearance(PUBLIC, releases=False, approval=None)
+"""Of a run on public values of the client's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """What becomes of each output of a plan, as the kinds of wishes in a message say.
+
+    Attributes:
+        kept: outputs to keep, and the number of the wish that says under which id.
+        returned: outputs to send back.
+        updated: outputs that replace an object, and the input at which that stands.
+        leaves: the paths of all outputs but those that are dropped.
+    """
+
+    kept: tuple[tuple[int, int], ...]
+    returned: tuple[int, ...]
+    updated: tuple[tuple[int, int], ...]
+    leaves: tuple[str, ...]
+
+
+def _run(call: Call, body: Run) -> Values:
+    """Compute everything, then commit it: what fails before the commit has changed nothing."""
+    puts, items = run_puts(call, body)
+    if puts:
+        call.site.store.commit(puts)
+    return Values(tuple(items))
+
+
+def run_puts(call: Call, body: Run, *, alone: bool = True) -> tuple[dict[int, Stored], list[Slot]]:
+    """What a run makes and replaces, and what it sends back.
+
+    Only where it is ``alone`` in its message does it let other requests in while it computes.
+    """
+    call.right = Right.RUN  # an optimizer update may have runs among its parts
+    site = call.site
+    installed = site.shelf.get(body.plan_id)
+    program = installed.program
+    form = _form(installed, body)
+    bound = _bind(call, program.graph, body, form)
+    wishes = (*body.results, *body.updates)
+    kept = [wish.id for _, number in form.kept if isinstance(wish := wishes[number], Keep)]
+    replaced = [_state(call, program.graph, bound, body.inputs[i], i) for _, i in form.updated]
+    written = [*kept, *[id for id, _ in replaced]]
+    if len(written) > 1:
+        require_unique(written)
+    call.require_writable(kept)
+    clearance = bound.clearance
+    if body.grad and clearance.releases:
+        raise PermissionDenied(
+            f"plan {program.graph.name!r} is approved: its results may leave, but gradients would tell more "
+            "of the private values than they do; run it without autograd"
+        )
+    # Before an approval is spent: inputs that do not fit use up no run of it.
+    kinds = kinds_of(bound.tensors)
+    took = site.executor.check(body.plan_id, program.graph, bound.tensors, kinds)
+    if clearance.approval is not None:
+        site.approvals.spend(body.plan_id, clearance.approval)
+    quota = call.rights.quota
+    seconds = site.usage.seconds_for_run(call.client, quota)
+    if body.grad:
+        with site.usage.running(call.client, quota):
+            outputs = _distinct(_with_grad(call, body, program, bound, seconds), form)
+    else:
+        try:
+            if alone and took > _BRIEF:
+                with site.usage.running(call.client, quota), site.computing(written):
+                    outputs = _computed(call, body, program, bound, kinds, seconds)
+            else:
+                site.usage.check_runs(call.client, quota)
+                outputs = _computed(call, body, program, bound, kinds, seconds)
+        except Exception as error:
+            outputs = _concealed(call, program, bound, error)
+    call.touched.released |= clearance.releases
+    return _place(call, program.graph, form, outputs, kept, replaced, clearance.secrecy)
+
+
+def _form(installed: Installed, body: Run) -> _Form:
+    key = tuple(map(type, body.results)), tuple(map(type, body.updates))
+    found = installed.forms.get(key)
+    if found is None:
+        found = _formed(installed.program.graph, body)
+        if len(installed.forms) >= _FORMS:
+            installed.forms.clear()
+        installed.forms[key] = found
+    return found
+
+
+def _formed(graph: Graph, body: Run) -> _Form:
+    results, updates = graph.results(), graph.updates()
+    if len(body.results) != len(results):
+        raise InputError(f"plan {graph.name!r} has {len(results)} results, got {len(body.results)}")
+    if body.updates and len(body.updates) != len(updates):
+        raise InputError(f"plan {graph.name!r} updates {len(updates)} state tensors, got {len(body.updates)}")
+    inputs = {(port.role, port.path): i for i, port in enumerate(graph.inputs)}
+    for_results = enumerate(body.results)
+    for_updates = enumerate(body.updates or (Update(),) * len(updates), len(results))
+    kept: list[tuple[int, int]] = []
+    returned: list[int] = []
+    updated: list[tuple[int, int]] = []
+    leaves: list[str] = []
+    for i, port in enumerate(graph.outputs):
+        number, wish = next(for_updates if port.role.is_state else for_results)
+        if isinstance(wish, Keep):
+            kept.append((i, number))
+        elif isinstance(wish, Return):
+            returned.append(i)
+        elif isinstance(wish, Update):
+            updated.append((i, inputs[port.role, port.path]))
+        if not isinstance(wish, Drop):
+            leaves.append(port.path)
+    return _Form(tuple(kept), tuple(returned), tuple(updated), tuple(leaves))
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """The inputs of a run.
+
+    Attributes:
+        tensors: one for each input.
+        stored: the objects at the inputs, where it is known that the client may change all of them.
+        clearance: what the run may do.
+    """
+
+    tensors: list[torch.Tensor]
+    stored: Sequence[Stored | None] | None
+    clearance: Clearance
+
+
+def _bind(call: Call, graph: Graph, body: Run, form: _Form) -> _Bound:
+    if len(body.inputs) != len(graph.inputs):
+        raise InputError(f"plan {graph.name!r} takes {len(graph.inputs)} inputs, got {len(body.inputs)}")
+    call.touched.plan_id = body.plan_id
+    if form.returned and not call.rights.fetch.anything:
+        raise denied(call.identity, call.rights, call.site.worker, Right.FETCH)
+    own = None if body.grad else _own_public(call, body.inputs)
+    if own is not None:
+        return own
+    tensors: list[torch.Tensor] = []
+    bound: list[Bound] = []
+    for port, argument in zip(graph.inputs, body.inputs, strict=True):
+        given = call.given(argument)
+        # Without autograd a result must not hold on to what computed its inputs; nor ever to another's.
+        tensors.append(given.tensor if body.grad and given.owned else given.tensor.detach())
+        id = argument.id if isinstance(argument, Handle) else None
+        stored = None if id is None else call.site.store.get(id)
+        bound.append(Bound(port.path, id, stored, given.secrecy))
+    clearance = clear(call, body.plan_id, graph.name, bound, form.leaves, returns=bool(form.returned))
+    return _Bound(tensors, None, clearance)
+
+
+def _own_public(call: Call, inputs: Sequence[Handle | Slot | Gradient]) -> _Bound | None:
+    """The inputs of a run, if all came along or are public objects of the client's own."""
+    get, client, touched = call.site.store.get, call.client, call.touched.data
+    tensors: list[torch.Tensor] = []
+    found: list[Stored | None] = []
+    for argument in inputs:
+        if type(argument) is Handle:
+            id = argument.id
+            stored = get(id)
+            if stored is None or stored.owner != client or stored.secrecy.private:
+                return None
+            tensor = stored.value
+            if isinstance(tensor, Pointer):
+                return None
+            touched[id] = stored
+            found.append(stored)
+        elif type(argument) is Slot:
+            tensor = call.slot(argument)
+            found.append(None)
+        else:
+            return None
+        tensors.append(tensor.detach() if tensor.requires_grad else tensor)
+    return _Bound(tensors, found, _OWN)
+
+
+def _state(
+    call: Call, graph: Graph, bound: _Bound, argument: Handle | Slot | Gradient, position: int
+) -> tuple[int, Stored]:
+    """The object at an input that the run is going to replace."""
+    if type(argument) is not Handle:
+        raise InputError(
+            f"plan {graph.name!r}: input {describe(graph.inputs[position])} is state that the run replaces: "
+            "expected an object at the worker, got a tensor in the message or a gradient"
+        )
+    stored = bound.stored[position] if bound.stored is not None else None
+    return argument.id, stored or call.change(argument.id)
+
+
+def _computed(
+    call: Call, body: Run, program: Program, bound: _Bound, kinds: Kinds, seconds: float | None
+) -> list[torch.Tensor]:
+    """What the plan computes."""
+    start = time.perf_counter()
+    try:
+        return call.site.executor.run(body.plan_id, program, bound.tensors, seconds, kinds=kinds)
+    finally:
+        call.spent += time.perf_counter() - start
+
+
+def _with_grad(
+    call: Call, body: Run, program: Program, bound: _Bound, seconds: float | None
+) -> list[torch.Tensor]:
+    """As `_computed`, node by node, so that gradients flow.
+
+    Within the lock: a backward pass of another request may walk the same graph.
+    """
+    site = call.site
+    run_node = quietly(site.worker) if _hidden(call, bound) else apply
+    with call.charged():
+        return site.executor.run_with_grad(body.plan_id, program, bound.tensors, run_node, seconds)
+
+
+def _concealed(call: Call, program: Program, bound: _Bound, error: Exception) -> list[torch.Tensor]:
+    """What stands for the outputs of a run that failed: who may not have the values is not told so."""
+    if not _hidden(call, bound):
+        raise error
+    conceal(call.site.worker, f"plan {program.graph.name!r}", error)
+    bindings = bind_tensors(program.graph, bound.tensors)
+    made = plan_stand_ins(program.graph, bound.tensors, bindings, call.site.device)
+    return [tensor.detach() for tensor in made]  # state stays what it was, as an object of its own
+
+
+def _hidden(call: Call, bound: _Bound) -> bool:
+    return not call.site.policy.may_have(call.client, bound.clearance.secrecy)
+
+
+def _distinct(outputs: Sequence[torch.Tensor], form: _Form) -> list[torch.Tensor]:
+    """The outputs of a run with autograd, each a tensor object of its own: one may be an input, or another.
+
+    What replaces state is a fresh leaf.
+    """
+    updated = {i for i, _ in form.updated}
+    return [
+        tensor.view_as(tensor) if tensor.requires_grad and i not in updated else tensor.detach()
+        for i, tensor in enumerate(outputs)
+    ]
+
+
+def _place(
+    call: Call,
+    graph: Graph,
+    form: _Form,
+    outputs: Sequence[torch.Tensor],
+    kept: Sequence[int],
+    replaced: Sequence[tuple[int, Stored]],
+    secrecy: Secrecy,
+) -> tuple[dict[int, Stored], list[Slot]]:
+    """What to put, and what to send back."""
+    puts: dict[int, Stored] = {}
+    for (i, _), (id, old) in zip(form.updated, replaced, strict=True):
+        puts[id] = old.updated(outputs[i], secrecy)
+    for (i, _), id in zip(form.kept, kept, strict=True):
+        puts[id] = Stored(outputs[i], call.client, secrecy=secrecy)
+    return puts, [call.attach(outputs[i], graph.outputs[i].path) for i in form.returned]
+
+
+HANDLERS: dict[type, Callable[..., Any]] = {Run: _run}
