@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "[1/2] making $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@echo "[2/2] installing planc and its dependencies (a few minutes the first time)"
-	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[demo,network,test,dev]'
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[demo,network,ray,tensorboard,test,dev]'
 	@touch $@
 
 demo: $(STAMP)

@@ -1,5 +1,6 @@
 """runtime: workers that keep data and run plans on it, and the handles by which others use them."""
 
+from runtime.channels.ray import RayCluster
 from runtime.connecting import TLS, connect, connect_owner
 from runtime.counting import count_messages
 from runtime.data import FederatedDataLoader, FederatedDataset, federate
@@ -22,6 +23,7 @@ __all__ = [
     "FederatedAveraging",
     "FederatedDataLoader",
     "FederatedDataset",
+    "RayCluster",
     "RemoteModule",
     "RemoteOptimizer",
     "RemotePlan",

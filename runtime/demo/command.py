@@ -8,7 +8,8 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from rich.filesize import decimal
 import planc
 from planc.errors import InputError
 from runtime.demo.comparison import Comparison, Way
+from runtime.demo.engines import Engine, workers_on
 from runtime.demo.metering import one_thread
 from runtime.demo.mnist import MnistSplit, load_directory, load_embedded
 from runtime.demo.network import capture_step, make_network
@@ -25,6 +27,7 @@ from runtime.demo.report import render
 from runtime.demo.results import Results, count
 from runtime.demo.screen import Screen
 from runtime.demo.training import Settings, Setup, Trained, set_up, train
+from runtime.remote import WorkerHandle
 
 INTERRUPTED = 130
 
@@ -39,6 +42,7 @@ class Run:
     """One run of the demo: where its files go, and how far it has come.
 
     Attributes:
+        engine: where the workers run.
         trained: the rounds that are done.
         saved: whether the model file holds the model of the last of them.
     """
@@ -50,6 +54,7 @@ class Run:
     report: Path
     model_out: Path
     start: float
+    engine: Engine
     trained: list[Trained] = field(default_factory=list[Trained])
     saved: bool = False
 
@@ -64,6 +69,7 @@ def demo(
     report: Path = Path("planc-demo.html"),
     model_out: Path = Path("planc-demo-model.pt"),
     batch_size: int = 64,
+    engine: str = Engine.IN_PROCESS,
 ) -> int:
     """Train the tutorial's network on real MNIST images that stay at their workers; compare the ways.
 
@@ -77,23 +83,27 @@ def demo(
         report: where the HTML page goes.
         model_out: where the model's ``state_dict`` goes, as ``torch.save`` writes it.
         batch_size: images a step.
+        engine: where the workers run: ``in-process``, or ``ray``. The model is the same, bit for bit.
 
     Returns:
         The exit code: 0, or 130 after Ctrl-C.
 
     Raises:
-        InputError: a number is out of range.
+        InputError: a number is out of range, or there is no such engine, or it is not installed.
+        ConnectionLost: workers on Ray did not start.
         DataError: the images are missing or corrupt.
         OSError: a file cannot be written.
     """
     start = time.perf_counter()
     _check(workers=workers, rounds=1 if rounds is None else rounds, batch_size=batch_size)
+    if engine not in list(Engine):
+        raise InputError(f"engine is one of {', '.join(Engine)}, got {engine!r}")
     if download and data is None:
         raise InputError("--download needs --data DIR: the folder that the files go to")
     for path in (report, model_out):
         _check_writable(path)
     run: Run | None = None
-    with Screen(json) as screen:
+    with Screen(json) as screen, ExitStack() as stack:
         try:
             with screen.task("reading the images"):
                 split = load_embedded(seed=seed) if data is None else load_directory(data, download)
@@ -101,8 +111,10 @@ def demo(
                 rounds = _ROUNDS if len(split.train_y) < _LARGE else _ROUNDS_OF_FULL_SET
             settings = Settings(workers, rounds, seed, batch_size)
             source = "real MNIST images" if data is None else f"MNIST images from {data}"
-            run = Run(settings, split, source, screen, report, model_out, start)
-            results = execute(run)
+            run = Run(settings, split, source, screen, report, model_out, start, Engine(engine))
+            with screen.task("starting the workers"):
+                started = stack.enter_context(workers_on(run.engine, workers))
+            results = execute(run, started)
         except KeyboardInterrupt:
             message = "interrupted: nothing was saved" if run is None else _stopped(run)
             print(message, file=sys.stderr)
@@ -112,7 +124,7 @@ def demo(
     return 0
 
 
-def execute(run: Run) -> Results:
+def execute(run: Run, workers: Sequence[WorkerHandle]) -> Results:
     """The whole run: capture, training, the model file, the comparison, the report."""
     screen, settings, split = run.screen, run.settings, run.split
     with one_thread():
@@ -122,7 +134,7 @@ def execute(run: Run) -> Results:
             step = capture_step(network)
         captured = time.perf_counter() - began
         with screen.task("sending images and plan to the workers"):
-            setup = set_up(settings, split, step)
+            setup = set_up(settings, split, step, workers)
         _introduce(run, setup, captured)
         _train(run, setup)
         _save_model(run)
@@ -140,6 +152,7 @@ def execute(run: Run) -> Results:
         ways,
         repeats,
         time.perf_counter() - run.start,
+        run.engine,
     )
     screen.comparison(results)
     page = render(results).encode()
@@ -158,7 +171,8 @@ def _introduce(run: Run, setup: Setup, captured: float) -> None:
     rows = [len(shard) for shard in setup.dataset.shards]
     each = f"{rows[-1]:,}" if rows[0] == rows[-1] else f"{rows[-1]:,} or {rows[0]:,}"
     screen, plan = run.screen, setup.plan
-    screen.line(f"data    {len(run.split.train_y):,} {run.source} at {workers}, {each} each;")
+    where = " on Ray" if run.engine is Engine.RAY else ""
+    screen.line(f"data    {len(run.split.train_y):,} {run.source} at {workers}{where}, {each} each;")
     screen.line(f"        {len(run.split.test_y):,} held out, which stay here")
     screen.line(
         f"plan    {plan.name}, {plan.graph.count_nodes()} nodes, {decimal(len(plan.bytes))}, "

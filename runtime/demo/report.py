@@ -16,7 +16,7 @@ import planc
 from planc.draw import Captions, svg
 from planc.draw.style import page_style
 from planc.ir import Role
-from runtime.demo.chart import Series, line_chart
+from runtime.charts import Series, chart_style, line_chart
 from runtime.demo.results import Results, count
 
 _INPUTS = {
@@ -48,21 +48,24 @@ def render(results: Results) -> str:
     )
     accuracy = [trained.held_out.accuracy for trained in rounds]
     losses = [
-        Series("training", "train", [trained.loss for trained in rounds]),
-        Series("held-out", "held", [trained.held_out.loss for trained in rounds]),
+        Series("training", "orange dashed", [trained.loss for trained in rounds]),
+        Series("held-out", "blue", [trained.held_out.loss for trained in rounds]),
     ]
     return template.substitute(
         accuracy=f"{results.accuracy:.1%}",
         summary=escape(summary),
         facts="\n".join(_facts(results)),
         accuracy_chart=line_chart(
-            "held-out accuracy by round", [Series("held-out", "held", accuracy)], percent=True
+            "held-out accuracy by round",
+            [Series("held-out", "blue", accuracy)],
+            show="{:.2%}".format,
+            ceiling=1.0,
         ),
         loss_chart=line_chart("loss by round", losses),
         work=escape(results.work()),
         rows="\n".join(_rows(results)),
         notes="\n".join(f'<p class="foot">{escape(note)}</p>' for note in results.notes()),
-        style=page_style(),
+        style=page_style() + chart_style(),
         drawing=svg(results.plan.graph, captions=_captions(results.plan)),
         nodes=results.plan.graph.count_nodes(),
         plan_id=results.plan.id,

@@ -12,6 +12,7 @@ from rich.filesize import decimal
 
 import planc
 from runtime.demo.comparison import Way
+from runtime.demo.engines import Engine
 from runtime.demo.metering import Figures
 from runtime.demo.training import Settings, Trained
 
@@ -29,6 +30,7 @@ class Results:
         sending, installing: what it took to put images and plan at the workers, once.
         repeats: how often each of ``ways`` was measured.
         seconds: all of it, from the start of the command.
+        engine: where the workers ran.
     """
 
     settings: Settings
@@ -42,6 +44,7 @@ class Results:
     ways: Sequence[Way]
     repeats: int
     seconds: float
+    engine: Engine = Engine.IN_PROCESS
 
     @property
     def accuracy(self) -> float:
@@ -71,7 +74,7 @@ class Results:
             for way in self.ways
             if way.is_extrapolated
         ]
-        out.append("The workers are in this process: the seconds have no network in them.")
+        out.append(self.engine.note)
         out.append(
             f"Before the first round, once: sending the images ({_traffic(self.sending)}), and installing "
             f"the plan, which is one message more a worker ({_traffic(self.installing)})."
@@ -89,6 +92,7 @@ class Results:
             "torch": torch.__version__,
             "data": {"source": self.source, "training": self.training, "held_out": self.held_out},
             "workers": self.settings.workers,
+            "engine": self.engine.value,
             "batch_size": self.settings.batch_size,
             "seed": self.settings.seed,
             "accuracy": self.accuracy,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from runtime.demo.metering import Figures, metered
 from runtime.demo.mnist import MnistSplit
 from runtime.demo.network import Net
 from runtime.federated import FederatedAveraging
-from runtime.remote import VirtualWorker
+from runtime.remote import VirtualWorker, WorkerHandle
 
 _TEST_ROWS = 250
 
@@ -72,14 +72,23 @@ class Trained:
         }
 
 
-def set_up(settings: Settings, split: MnistSplit, step: planc.Plan) -> Setup:
-    """Send the training images to fresh workers, and install an epoch of ``step`` there.
+def set_up(
+    settings: Settings, split: MnistSplit, step: planc.Plan, workers: Sequence[WorkerHandle] | None = None
+) -> Setup:
+    """Send the training images to workers, and install an epoch of ``step`` there.
+
+    Args:
+        settings: says how many workers, where they are not given.
+        split: the images.
+        step: a training step.
+        workers: fresh ones; those of this process where not given.
 
     Raises:
         DataError: there are more workers than images.
     """
     epoch = planc.epoch(step, batch_size=settings.batch_size)
-    workers = [VirtualWorker(f"worker{i + 1}") for i in range(settings.workers)]
+    if workers is None:
+        workers = [VirtualWorker(f"worker{i + 1}") for i in range(settings.workers)]
     with metered() as sending:
         dataset = federate([split.train_x, split.train_y], workers)
     with metered() as installing:

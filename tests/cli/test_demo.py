@@ -37,6 +37,7 @@ DEFAULTS = {
     "report": Path("planc-demo.html"),
     "model_out": Path("planc-demo-model.pt"),
     "batch_size": 64,
+    "engine": "in-process",
 }
 
 
@@ -47,7 +48,7 @@ def test_defaults(call: Call, calls: list[dict[str, Any]]) -> None:
 
 def test_options(call: Call, calls: list[dict[str, Any]]) -> None:
     args = "demo --workers 8 --rounds 3 --seed 5 --data d --download --json --report r.html --model-out m.pt"
-    call(*args.split(), "--batch-size", "32", code=8)
+    call(*args.split(), "--batch-size", "32", "--engine", "ray", code=8)
     assert calls == [
         {
             "workers": 8,
@@ -59,6 +60,7 @@ def test_options(call: Call, calls: list[dict[str, Any]]) -> None:
             "report": Path("r.html"),
             "model_out": Path("m.pt"),
             "batch_size": 32,
+            "engine": "ray",
         }
     ]
 
