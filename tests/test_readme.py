@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_example_runs_and_sends_what_the_readme_says(capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+def test_examples_run_and_send_what_the_readme_says(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    names: dict[str, Any] = {"__name__": "readme"}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["result"].why
+    assert len(names["result"].rounds) == 3
+    assert (tmp_path / "runs" / "readme").is_dir()
     printed = capsys.readouterr().out
     assert printed.startswith("plan epoch_of_train_sequential(")
     rounds = re.findall(r"^round (\d): loss \d\.\d{4}, (\d+) messages$", printed, re.MULTILINE)

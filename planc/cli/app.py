@@ -10,13 +10,26 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 import planc
 from planc import codec
-from planc.cli import bench, certs, costs, differences, failures, passing, running, sources, tensors, worker
+from planc.cli import (
+    bench,
+    certs,
+    costs,
+    differences,
+    experiments,
+    failures,
+    passing,
+    profiling,
+    running,
+    sources,
+    tensors,
+    worker,
+)
 from planc.cli.drawings import Emit, Form, rendered
 from planc.cli.sizes import sizes_for
 from planc.cli.summary import Summary, Written
@@ -196,7 +209,14 @@ def cost_command(source: Source, dims: Dims = None, batch: Batch = None, as_json
 
 @app.command("run")
 def run_command(
-    source: Source,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help=f"{sources.FORMS}; or FILE.toml, a federated run. {sources.TRUST}",
+            show_default=False,
+        ),
+    ],
     inputs: Annotated[
         list[str] | None,
         typer.Option(
@@ -213,23 +233,51 @@ def run_command(
         str | None, typer.Option(metavar="FILE", help="Write the plan with the state that the run left it.")
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Seed of the plan's random keys.")] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Run it a few times more, and tell where the time goes.")
+    ] = False,
+    as_json: Json = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Of FILE.toml: a key that goes before it. Repeatable."
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Of FILE.toml: go on after the last checkpoint.")
+    ] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Of FILE.toml: print settings and costs, train nothing.")
+    ] = False,
 ) -> None:
-    """Run a plan here, once, on tensors from files."""
+    """Run a plan here, on tensors from files; or a federated run.
+
+    A FILE.toml describes one: docs/experiments.md has every key.
+    """
+    for_plans = {"--input": inputs, "--output": output, "--save": save, "--seed": seed, "--profile": profile}
+    for_runs = {"--set": overrides, "--resume": resume, "--dry-run": dry}
+    if source.endswith(experiments.SUFFIX):
+        experiments.refuse(source, {**for_plans, "--json": as_json}, experiment=True)
+        _print_lines(experiments.run(source, overrides or [], resume=resume, dry=dry))
+        return
+    experiments.refuse(source, for_runs, experiment=False)
     if output is not None:
         tensors.check_kind(output)
-    ran = running.run(sources.load(source), inputs or [], seed)
-    _print_lines(ran.lines())
+    tell = _tell if as_json else typer.echo
+    ran = running.run(sources.load(source), inputs or [], seed, profile=profile)
+    _print_json(ran.json()) if as_json else _print_lines(ran.lines())
+    if profile and not as_json:
+        for part in profiling.report(ran.plan, ran.timings):
+            console().print(part)
     if output is not None:
         tensors.write(output, ran.results)
-        typer.echo(f"wrote {output}: {count_of(len(ran.results), 'tensor')}")
+        tell(f"wrote {output}: {count_of(len(ran.results), 'tensor')}")
     updates = ran.plan.graph.updates()
     if save is not None:
         ran.plan.save(save)
-        typer.echo(f"wrote {save}: the plan with its new state")
+        tell(f"wrote {save}: the plan with its new state")
     elif updates:
-        typer.echo(
-            f"{count_of(len(updates), 'state tensor')} replaced, and not kept (--save FILE keeps them)"
-        )
+        tell(f"{count_of(len(updates), 'state tensor')} replaced, and not kept (--save FILE keeps them)")
 
 
 @app.command("fmt")
@@ -268,6 +316,10 @@ def demo_command(
         typer.Option(metavar="DIR", help="Full MNIST, as IDX files; by default 5,000 embedded images."),
     ] = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch full MNIST into --data first.")] = False,
+    engine: Annotated[
+        Literal["in-process", "ray"],
+        typer.Option(metavar="NAME", help="Where the workers run: in-process, or ray."),
+    ] = "in-process",
     report: Annotated[Path, typer.Option(metavar="FILE", help="Where the HTML report goes.")] = Path(
         "planc-demo.html"
     ),
@@ -290,6 +342,7 @@ def demo_command(
         report=report,
         model_out=model_out,
         batch_size=batch_size,
+        engine=engine,
     )
     raise typer.Exit(code)
 
@@ -323,6 +376,7 @@ def bench_command(
 
 app.add_typer(certs.app)
 app.add_typer(worker.app)
+app.registered_commands.extend(experiments.app.registered_commands)
 
 
 def main() -> None:

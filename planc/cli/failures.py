@@ -36,7 +36,7 @@ EXITS = (
     Exit(0, "success"),
     Exit(1, "any other error; diff or fmt --check found a difference", (PlancError,)),
     Exit(2, "wrong usage: an unknown option, a missing argument"),
-    Exit(3, "the text of a plan is wrong", (SourceError,)),
+    Exit(3, "the text of a plan, or a file that describes a run, is wrong", (SourceError,)),
     Exit(4, "a plan is not valid, or larger than a limit", (PlanError,)),
     Exit(5, "a file is damaged or of another version", (DecodeError,)),
     Exit(6, "inputs or dims do not fit the plan", (InputError,)),

@@ -5,7 +5,6 @@ docs/network.md has what each key means, and examples/policy.toml is one to star
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -16,14 +15,12 @@ from planc.text.suggest import nearest
 from runtime.access.units import parse_bytes, parse_seconds
 from runtime.errors import PolicyError
 from runtime.policy import ALL, NETWORK_RIGHTS, NOTHING, Needs, Policy, Quota, Rights, Selection
+from runtime.toml_places import At, dotted, line_of, listed, shown
 
 _MAX_BYTES = 2**20
 _MAX_NAME = 256
 """Characters of a client's name, and of a tag: what messages can carry."""
 _UNLIMITED = "unlimited"
-
-_At = tuple[str, ...]
-"""Where in the file something stands: its keys from the outermost."""
 
 
 def load_policy(path: Path) -> Policy:
@@ -87,7 +84,7 @@ class _Reader:
             raise self._error(("client", name), f"a name has 1 to {_MAX_NAME} characters")
         return self._rights(("client", name), data, default)
 
-    def _rights(self, at: _At, data: Any, default: Rights) -> Rights:
+    def _rights(self, at: At, data: Any, default: Rights) -> Rights:
         """The rights of a section; what it does not say is as in ``default``."""
         table = self._table(at, data, (*_RIGHTS, "quota"))
         changed: dict[str, Any] = {}
@@ -99,99 +96,99 @@ class _Reader:
                 changed[field] = read(self, (*at, key), value)
         return replace(default, **changed)
 
-    def _quota(self, at: _At, data: Any, default: Quota) -> Quota:
+    def _quota(self, at: At, data: Any, default: Quota) -> Quota:
         table = self._table(at, data, tuple(_QUOTAS))
         return replace(default, **{key: self._amount((*at, key), value) for key, value in table.items()})
 
-    def _amount(self, at: _At, value: Any) -> float | None:
+    def _amount(self, at: At, value: Any) -> float | None:
         if value == _UNLIMITED:
             return None
         parse = _QUOTAS[at[-1]]
         if parse is None:
             if type(value) is not int or not 0 <= value < 2**53:
-                raise self._error(at, f"expected a whole number, or {_UNLIMITED!r}, got {_shown(value)}")
+                raise self._error(at, f"expected a whole number, or {_UNLIMITED!r}, got {shown(value)}")
             return value
         if not isinstance(value, str):
             example = "2 GiB" if parse is parse_bytes else "10 min"
             raise self._error(
-                at, f"expected a text with a unit such as {example!r}, or {_UNLIMITED!r}, got {_shown(value)}"
+                at, f"expected a text with a unit such as {example!r}, or {_UNLIMITED!r}, got {shown(value)}"
             )
         try:
             return parse(value)
         except ValueError as error:
             raise self._error(at, str(error)) from None
 
-    def read_selection(self, at: _At, value: Any) -> Selection:
+    def read_selection(self, at: At, value: Any) -> Selection:
         if value is True:
             return ALL
         if value is False:
             return NOTHING
         if not isinstance(value, list):
-            raise self._error(at, f"expected true, false or a list of tags, got {_shown(value)}")
+            raise self._error(at, f"expected true, false or a list of tags, got {shown(value)}")
         return Selection(tags=tuple(self._strings(at, value, "tags")))
 
-    def read_bool(self, at: _At, value: Any) -> bool:
+    def read_bool(self, at: At, value: Any) -> bool:
         if not isinstance(value, bool):
-            raise self._error(at, f"expected true or false, got {_shown(value)}")
+            raise self._error(at, f"expected true or false, got {shown(value)}")
         return value
 
-    def read_move(self, at: _At, value: Any) -> frozenset[str] | None:
+    def read_move(self, at: At, value: Any) -> frozenset[str] | None:
         if isinstance(value, bool):
             return None if value else frozenset()
         return self._names(at, value)
 
-    def read_needs(self, at: _At, value: Any) -> Needs:
+    def read_needs(self, at: At, value: Any) -> Needs:
         known = [needs.value for needs in Needs]
         if value not in known:
             hint = nearest(value, known) if isinstance(value, str) else ""
             raise self._error(
-                at, f"expected {_listed(known)}, got {_shown(value)}{f': {hint}' if hint else ''}"
+                at, f"expected {listed(known)}, got {shown(value)}{f': {hint}' if hint else ''}"
             )
         return Needs(value)
 
-    def _names(self, at: _At, value: Any) -> frozenset[str]:
+    def _names(self, at: At, value: Any) -> frozenset[str]:
         if not isinstance(value, list):
-            raise self._error(at, f"expected a list of names, got {_shown(value)}")
+            raise self._error(at, f"expected a list of names, got {shown(value)}")
         return frozenset(self._strings(at, value, "names"))
 
-    def _strings(self, at: _At, value: Iterable[Any], what: str) -> list[str]:
+    def _strings(self, at: At, value: Iterable[Any], what: str) -> list[str]:
         out: list[str] = []
         for item in value:
             if not isinstance(item, str) or not 0 < len(item) <= _MAX_NAME:
                 raise self._error(
-                    at, f"expected {what} of 1 to {_MAX_NAME} characters, got {_shown(item)} among them"
+                    at, f"expected {what} of 1 to {_MAX_NAME} characters, got {shown(item)} among them"
                 )
             out.append(item)
         return out
 
-    def _table(self, at: _At, value: Any, known: tuple[str, ...] | None) -> Mapping[str, Any]:
+    def _table(self, at: At, value: Any, known: tuple[str, ...] | None) -> Mapping[str, Any]:
         if not isinstance(value, dict):
-            raise self._error(at, f"expected a section [{_dotted(at)}], got {_shown(value)}")
+            raise self._error(at, f"expected a section [{dotted(at)}], got {shown(value)}")
         if known is not None:
             self._known(at, value, known)
         return value
 
-    def _known(self, at: _At, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    def _known(self, at: At, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
         for key in table:
             if key not in known:
-                hint = nearest(key, known, f"known are {_listed(known)}")
+                hint = nearest(key, known, f"known are {listed(known)}")
                 raise self._error((*at, key), f"this key is not known: {hint}")
 
     def _check_moves(self, policy: Policy, clients: Mapping[str, Any], default: Mapping[str, Any]) -> None:
         """A right to send objects where the worker sends none would be a misunderstanding."""
-        sections: list[tuple[_At, Mapping[str, Any], Rights]] = [(("default",), default, policy.default)]
+        sections: list[tuple[At, Mapping[str, Any], Rights]] = [(("default",), default, policy.default)]
         sections += [(("client", name), clients[name], rights) for name, rights in policy.clients.items()]
         for at, table, rights in sections:
             unknown = sorted((rights.move or frozenset()) - (policy.peers or frozenset()))
             if "move" in table and unknown:
-                raise self._error((*at, "move"), f"{_listed(unknown)} must be among worker.peers too")
+                raise self._error((*at, "move"), f"{listed(unknown)} must be among worker.peers too")
 
-    def _error(self, at: _At, text: str) -> PolicyError:
-        line = _line_of(self._text, at)
-        return PolicyError(f"{self._name}{f', line {line}' if line else ''}: {_dotted(at)}: {text}")
+    def _error(self, at: At, text: str) -> PolicyError:
+        line = line_of(self._text, at)
+        return PolicyError(f"{self._name}{f', line {line}' if line else ''}: {dotted(at)}: {text}")
 
 
-_RIGHTS: dict[str, tuple[str, Callable[[_Reader, _At, Any], Any]]] = {
+_RIGHTS: dict[str, tuple[str, Callable[[_Reader, At, Any], Any]]] = {
     "search": ("search", _Reader.read_selection),
     "use": ("use", _Reader.read_selection),
     "run": ("run", _Reader.read_selection),
@@ -209,51 +206,6 @@ _QUOTAS: dict[str, Callable[[str], float] | None] = {
     "concurrent_runs": None,
     "plans": None,
 }
-
-
-def _line_of(text: str, at: _At) -> int | None:
-    """The line of a key, where it stands as people write it: below the header of its section."""
-    section: _At = ()
-    best: tuple[int, int] | None = None
-    for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip()
-        if stripped.startswith("["):
-            section = place = _keys(stripped)
-        else:
-            place = (*section, *_keys(f"{stripped.partition('=')[0]}= 0"))
-        # An inline table, and a dotted key, stand on the line of what they begin with.
-        if place and place == at[: len(place)] and (best is None or len(place) > best[0]):
-            best = len(place), number
-    return best[1] if best else None
-
-
-def _keys(line: str) -> _At:
-    """The keys of a header, or of a line with a key; none where it is neither."""
-    try:
-        inner: Any = tomllib.loads(line)
-    except tomllib.TOMLDecodeError:
-        return ()
-    out: list[str] = []
-    while isinstance(inner, dict) and inner:
-        key, inner = next(iter(inner.items()))
-        out.append(key)
-    return tuple(out)
-
-
-def _dotted(at: _At) -> str:
-    return ".".join(key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else repr(key[:80]) for key in at)
-
-
-def _listed(words: Iterable[str]) -> str:
-    return ", ".join(repr(word) for word in words)
-
-
-def _shown(value: object) -> str:
-    """A value of the file as TOML has it, cut."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 __all__ = ["load_policy", "parse_policy"]
