@@ -208,7 +208,8 @@ def rearrangement(m: Maker) -> None:
     elif kind == "unsqueeze":
         m.add("aten.unsqueeze", x, dim=m.number(-rank - 1, rank))
     elif kind == "squeeze":
-        m.add("aten.squeeze", x, dim=(_axis(m, x),))
+        fixed = [i for i, size in enumerate(x.type.shape) if isinstance(size, int)]
+        m.add("aten.squeeze", x, dim=tuple(fixed[: m.number(1, 2)]))
     else:
         m.add("aten.flip", x, dims=(0,))
 

@@ -77,36 +77,19 @@ class Calls:
 
 
 class OneRow:
-    """A run of the code with every varying dim that may be 1 at that size."""
+    """Runs of the code with varying dims that may be 1 at that size: all of them, or else one by one."""
 
     def __init__(
         self, function: Callable[..., Any], examples: Sequence[torch.Tensor], dims: DynamicDims
     ) -> None:
-        self._names = [name for name in dims.all_names() if dims.range_of(name)[0] == 1]
-        self._calls = Calls()
-        self._runs = False
-        if not self._names:
-            return
-        free = {name: 1 if name in self._names else size for name, size in dims.trace_sizes(()).items()}
-        if not dims.allow(free):
-            return
-        sizes = dims.sizes_at(free)
-        inputs = [stretched(x, named, sizes) for x, named in zip(examples, dims.names, strict=True)]
-        python, numpy = random.getstate(), np.random.get_state()
-        try:
-            with (
-                alone,
-                quiet(),
-                noting_locations(self._calls.note),
-                torch.backends.mkldnn.flags(enabled=False),
-            ):
-                make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
-            self._runs = True
-        except Exception:  # code that cannot run so has no other meaning there; tracing says what is wrong
-            pass
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+        self._runs: list[tuple[list[str], Calls]] = []
+        names = [name for name in dims.all_names() if dims.range_of(name)[0] == 1]
+        together = _run_at_one(function, examples, dims, names) if names else None
+        if together is not None:
+            self._runs.append((names, together))
+        elif len(names) > 1:  # a sequence of one word may be too short for code that one sentence alone suits
+            alone_at_one = [(name, _run_at_one(function, examples, dims, [name])) for name in names]
+            self._runs += [([name], calls) for name, calls in alone_at_one if calls is not None]
 
     def check(self, traced: Calls) -> None:
         """Refuse code whose calls of torch were others with one row.
@@ -114,18 +97,46 @@ class OneRow:
         Raises:
             CaptureError: they were; shows the user's line.
         """
-        call = traced.first_difference(self._calls) if self._runs else None
-        if call is None:
-            return
-        named = " or ".join(self._names)
-        ranges = ", ".join(f"{name!r}: (2, hi)" for name in self._names)
-        raise CaptureError(
-            pointing(
-                f"the code depends on the size of dim {named}: where it is 1 it does something else. Give "
-                f"the dim a range without 1, ranges={{{ranges}}}, or make one row no special case",
-                call.where,
+        for names, calls in self._runs:
+            call = traced.first_difference(calls)
+            if call is None:
+                continue
+            named = " or ".join(names)
+            ranges = ", ".join(f"{name!r}: (2, hi)" for name in names)
+            raise CaptureError(
+                pointing(
+                    f"the code depends on the size of dim {named}: where it is 1 it does something else. "
+                    f"Give the dim a range without 1, ranges={{{ranges}}}, or make one row no special case",
+                    call.where,
+                )
             )
-        )
+
+
+def _run_at_one(
+    function: Callable[..., Any], examples: Sequence[torch.Tensor], dims: DynamicDims, names: Sequence[str]
+) -> Calls | None:
+    """The calls of torch with these dims at 1; None where the code cannot run so, or the dims cannot be."""
+    free = {name: 1 if name in names else size for name, size in dims.trace_sizes(()).items()}
+    if not dims.allow(free):
+        return None
+    sizes = dims.sizes_at(free)
+    inputs = [stretched(x, named, sizes) for x, named in zip(examples, dims.names, strict=True)]
+    calls = Calls()
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with (
+            alone,
+            quiet(),
+            noting_locations(calls.note),
+            torch.backends.mkldnn.flags(enabled=False),
+        ):
+            make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+        return calls
+    except Exception:  # code that cannot run so has no other meaning there; tracing says what is wrong
+        return None
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def _is_internal(frame: FrameType) -> bool:

@@ -52,6 +52,16 @@ _UNSUPPORTED = {
 }
 
 
+_INSTEAD = {
+    **dict.fromkeys(
+        ("aten._embedding_bag", "aten._embedding_bag_forward_only"),
+        "use nn.Embedding, and the sum, mean or maximum over the words that it gives",
+    ),
+    "aten._pack_padded_sequence": "run the network on the padded batch, and mask what is beyond each length",
+}
+"""What does the same as operations that people meet more often than others."""
+
+
 def call_checked(func: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, str | None]:
     """Call a function of torch; returns its result, and what is wrong with it where it asked for a value.
 
@@ -92,7 +102,8 @@ def unsupported(target: str) -> str:
     known = _UNSUPPORTED.get(target.rpartition(".")[0])
     if known is not None:
         return f"{target}: {known}"
-    return f"{target} is not in the op table, so a plan cannot have it; see docs/ops.md for what there is"
+    instead = _INSTEAD.get(target.rpartition(".")[0], "see docs/ops.md for what there is")
+    return f"{target} is not in the op table, so a plan cannot have it; {instead}"
 
 
 def _is_unknown(result: Any) -> bool:

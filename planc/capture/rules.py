@@ -12,8 +12,10 @@ from typing import Any
 import torch
 
 from planc.capture.importer import Entry, Importer, Rule
+from planc.capture.slicing import slice_, slice_scatter, squeeze
 from planc.capture.strided import as_strided, as_strided_scatter
 from planc.ir import Dim, DType, TensorType, Value
+from planc.ops.rules import axis
 
 Args = Mapping[str, Any]
 RULES: dict[str, Rule] = {}
@@ -189,9 +191,63 @@ def _squeeze_all(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
     return importer.emit("aten.squeeze", value, dim=ones) if ones else value
 
 
-@_rule("aten.squeeze.dim")
-def _squeeze_one(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
-    return importer.emit("aten.squeeze", importer.entry(args["self"]), dim=(args["dim"],))
+_rule("aten.squeeze.dim", "aten.squeeze.dims")(squeeze)
+_rule("aten.slice.Tensor")(slice_)
+_rule("aten.slice_scatter.default")(slice_scatter)
+
+
+@_rule("aten.split.Tensor", "aten.unsafe_split.Tensor")
+def _split(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
+    piece = importer.entry(args["split_size"])
+    if not isinstance(piece, int):
+        raise importer.fail(
+            n,
+            f"makes pieces of {piece}, so how many there are may vary; slice the dim: x[:n // 2], x[n // 2:]",
+        )
+    return importer.emit_all("aten.split", importer.entry(args["self"]), split_size=piece, dim=args["dim"])
+
+
+@_rule("aten.unfold.default")
+def _windows(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
+    """``x.unfold(dim, size, step)`` where windows lie side by side: how images are cut into patches."""
+    value: Value = importer.entry(args["self"])
+    at, size = axis(args["dimension"], value.type.rank), _window(importer, n, args)
+    shape, count = value.type.shape, importer.type_of(n).shape[at]
+    if shape[at] != count * size:
+        value = importer.emit("aten.slice", value, dim=at, end=count * size)
+    split = importer.emit("aten.view", value, size=(*shape[:at], count, size, *shape[at + 1 :]))
+    order = [i for i in range(len(shape) + 1) if i != at + 1]
+    return importer.emit("aten.permute", split, dims=(*order, at + 1))
+
+
+@_rule("aten.unfold_backward.default")
+def _windows_backward(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
+    grad, sizes = importer.entry(args["grad_in"]), importer.entry(args["input_sizes"])
+    at, size = axis(args["dim"], len(sizes)), _window(importer, n, args)
+    last, count = len(sizes), grad.type.shape[at]
+    order = (*range(at + 1), last, *range(at + 1, last))
+    joined = (*sizes[:at], count * size, *sizes[at + 1 :])
+    out = importer.emit("aten.view", importer.emit("aten.permute", grad, dims=order), size=joined)
+    if joined == tuple(sizes):
+        return out
+    after = [(0, sizes[at] - count * size)] + [(0, 0)] * (len(sizes) - 1 - at)
+    return importer.emit("aten.constant_pad", out, pad=tuple(x for pair in reversed(after) for x in pair))
+
+
+def _window(importer: Importer, n: torch.fx.Node, args: Args) -> int:
+    size, step = args["size"], args["step"]
+    if size != step:
+        raise importer.fail(
+            n,
+            f"with windows of {size} every {step} is not supported; F.unfold and windows "
+            "side by side (step == size) are",
+        )
+    return size
+
+
+@_rule("aten.vdot.default")
+def _vdot(importer: Importer, n: torch.fx.Node, args: Args) -> Entry:
+    return importer.emit("aten.dot", importer.entry(args["self"]), importer.entry(args["other"]))
 
 
 @_rule("aten.scatter.value")

@@ -11,6 +11,7 @@ from torch import nn, optim
 
 from planc.capture.accumulate import accumulated
 from planc.capture.clipping import GradTransform, transformed
+from planc.capture.functional import present_buffers, with_state
 from planc.capture.trace import (
     DEFAULTS,
     Captured,
@@ -128,13 +129,17 @@ def _trace(
             for k, v in signature.of(Role.PARAMETER, flat).items()
         }
         buffers = {k: v.clone() for k, v in signature.of(Role.BUFFER, flat).items()}
-        state = {**leaves, **buffers}
+        wanted = {k: v for k, v in leaves.items() if k in updated}
+
+        def body() -> tuple[Any, Any]:
+            result = loss_fn(module(*arguments[:inputs]), *arguments[inputs:])
+            # With allow_unused some gradients are None, which torch's own annotation leaves out.
+            grads = torch.autograd.grad(_loss_of(result), list(wanted.values()), allow_unused=True)
+            buffers.update(present_buffers(module, buffers))
+            return result, grads
+
         with torch.enable_grad():  # whatever mode the caller is in
-            out = torch.func.functional_call(module, state, arguments[:inputs], tie_weights=True)
-            result = loss_fn(out, *arguments[inputs:])
-            wanted = {k: v for k, v in leaves.items() if k in updated}
-            # Any: with allow_unused some are None, which torch's own annotation leaves out.
-            grads: Any = torch.autograd.grad(_loss_of(result), list(wanted.values()), allow_unused=True)
+            result, grads = with_state(module, {**leaves, **buffers}, body)
         found = {k: g for k, g in zip(wanted, grads, strict=True) if g is not None}
         with torch.no_grad():
             found = transformed(transform, found)

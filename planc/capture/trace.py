@@ -7,6 +7,7 @@ import keyword
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.export import ExportedProgram
 
 from planc.capture.dynamic import Dynamic, DynamicDims, named_sizes, resolve
 from planc.capture.export import Progress, TraceError, export
+from planc.capture.functional import check_module, present_buffers, with_state
 from planc.capture.importer import Entry, Importer, Port
 from planc.capture.ones import Calls, OneRow
 from planc.capture.relating import candidates
@@ -266,14 +268,13 @@ def trace(
         taken = signature.arguments(flat)
         split = len(taken) - len(keywords)
         arguments, named = taken[:split], dict(zip(keywords, taken[split:], strict=True))
-        with torch.no_grad():
+        with torch.enable_grad():  # the code may take gradients of its own; nothing else here requires any
             if module is None:
-                return results.flat(called(*arguments, **named))
+                return _detached(results.flat(called(*arguments, **named)))
             buffers = {k: v.clone() for k, v in signature.of(Role.BUFFER, flat).items()}
-            state = {**signature.of(Role.PARAMETER, flat), **buffers}
-            out = results.flat(torch.func.functional_call(module, state, arguments, named, tie_weights=True))
             written[:] = buffers
-            return [*out, *buffers.values()]
+            body = partial(_forward, module, arguments, named, results, written)
+            return with_state(module, {**signature.of(Role.PARAMETER, flat), **buffers}, body)
 
     program, dims = export_signature(run, signature, options)
     importer = import_program(options.name or plan_name(target), program, signature, dims)
@@ -284,8 +285,25 @@ def trace(
     return finish(importer, signature.ports, signature, results, names)
 
 
+def _forward(
+    module: nn.Module, arguments: Any, named: Mapping[str, Any], results: Results, written: Sequence[str]
+) -> list[torch.Tensor]:
+    """What a forward pass returns, then what has become of the buffers."""
+    out = results.flat(module(*arguments, **named))
+    return [*_detached(out), *present_buffers(module, written).values()]
+
+
+def _detached(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    return [x.detach() for x in tensors]
+
+
 def add_module(signature: Signature, module: nn.Module) -> None:
-    """Declare a module's parameters and buffers as state; a tied one counts once."""
+    """Declare a module's parameters and buffers as state; a tied one counts once.
+
+    Raises:
+        CaptureError: the module's code or parameters cannot be had.
+    """
+    check_module(module)
     for path, parameter in module.named_parameters():
         signature.add(Role.PARAMETER, path, parameter)
     for path, buffer in module.named_buffers():
@@ -293,10 +311,22 @@ def add_module(signature: Signature, module: nn.Module) -> None:
 
 
 def add_updates(importer: Importer, role: Role, updates: Mapping[str, Entry], names: set[str]) -> None:
-    """Declare an output for every state input that the code has changed."""
+    """Declare an output for every state input that the code has changed.
+
+    Raises:
+        CaptureError: it has made one a tensor of another type.
+    """
     for path, entry in updates.items():
-        if entry != importer.value(role, path):
-            importer.builder.output(as_value(importer, entry), unique_name(path, names), role, path)
+        before = importer.value(role, path)
+        if entry == before:
+            continue
+        after = as_value(importer, entry)
+        if after.type != before.type:
+            raise CaptureError(
+                f"the code makes the {role.value} {path!r} a tensor of another type, {after.type} where it "
+                f"was {before.type}; a plan's state keeps its types: cast it, or return it as a result"
+            )
+        importer.builder.output(after, unique_name(path, names), role, path)
 
 
 def finish(

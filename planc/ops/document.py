@@ -62,11 +62,11 @@ These are refused when the program is captured, with the user's own line and thi
 """
 _AFTER = """
 No op reads files, shows uninitialised memory (`empty` imports as zeros), or returns a result whose size
-depends on data. A slice up to a fixed end of a dim that varies (`x[:, :5]` of a named dim) is refused
-where its length depends on which is larger; give the dim a range that decides it (`ranges={"n": (5, 1024)}`),
-slice from the end, or fix the dim. Reads by strides (`as_strided`) are imported where they only rearrange all
-elements, and refused otherwise. Of optimizers, `LBFGS`, `SparseAdam` and those that are not of torch.optim
-are refused.
+depends on data. A slice of a dim that varies (`x[:, :5]`, `x[2:]`) is refused where its length is not one
+formula at all sizes, as PyTorch cuts slices off at the ends of a dim; the error says in which range it is one
+(`ranges={"n": (5, 1024)}`). Reads by strides (`as_strided`) are imported where they only rearrange all
+elements, `x.unfold` where windows lie side by side, and both are refused otherwise. Of optimizers, `LBFGS`,
+`SparseAdam` and those that are not of torch.optim are refused.
 """
 
 

@@ -108,6 +108,14 @@ def expand(self: Tensor, *, size: Dims) -> TensorType:
 @op("aten.squeeze", lambda self, dim: self.squeeze(dim), _V, targets=("aten.squeeze.dims",))
 def squeeze(self: Tensor, *, dim: Ints) -> TensorType:
     """Without those of the named dims that have size 1."""
+    for a in axes(dim, self.rank) if dim and self.shape else ():
+        bounds = None if isinstance(self.shape[a], int) else known().bounds(self.shape[a])
+        if bounds is not None and bounds[0] <= 1 <= bounds[1]:
+            named = " and ".join(dict.fromkeys(names(self.shape[a])))
+            raise TypeCheckError(
+                f"whether dim {a} of {self} goes depends on whether {show(self.shape[a])} is 1; give {named} "
+                "a range that decides it, or keep the dim"
+            )
     gone = {a for a in axes(dim, self.rank) if dim and self.shape and self.shape[a] == 1}
     return TensorType(self.dtype, tuple(d for i, d in enumerate(self.shape) if i not in gone))
 
@@ -159,6 +167,13 @@ def slice_length(size: Dim, start: Dim | None, end: Dim | None) -> Dim:
         raise TypeCheckError(f"a slice from {show(start)} up to {show(end)} is beyond every dim")
     start, end = _position(size, start), _position(size, end)
     what = f"a slice from {show(start)} up to {show(end)}"
+    least = known().bounds(start)
+    if least is not None and least[0] < 0 and not never_negative(start):
+        named = " and ".join(dict.fromkeys(names(start)))
+        raise TypeCheckError(
+            f"{what} of a dim of size {show(size)} begins before the dim where {named} is small; give "
+            f"{named} a range that rules it out, or fix the dim"
+        )
     if not never_negative(size - end):
         raise _undecided(what, size, end)
     if never_negative(start - end):

@@ -93,6 +93,8 @@ class FoldConstants:
         if [type_of(tensor) for tensor in results] != [value.type for value in node.results]:
             notes.append(f"{node.op} was not folded: its results are not of their inferred types")
             return False
+        if not all(tensor.is_contiguous() for tensor in results):
+            return False  # constants are; what reads the node may round otherwise in another layout
         known.update((value.index, tensor) for value, tensor in zip(node.results, results, strict=True))
         return True
 

@@ -8,13 +8,15 @@ cost, where before nothing ran.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+from planc.errors import TypeCheckError
 from planc.ir import Attribute, Dim, DimExpr, Graph, Node, Operand, Value
 from planc.ir.builder import GraphBuilder, map_operand
 from planc.ir.dims import names, substitute
+from planc.ir.facts import known
 from planc.ir.program import Program
 from planc.ir.rewrite import Rewriter
 from planc.ops import Trait, lookup
@@ -113,7 +115,26 @@ def _stays(node: Node, plan: _Plan, differentiable: set[int], trains: bool) -> s
     differs = any(value.index in differentiable for value in node.values())
     if differs and not trains:
         return "gradients taken through it would add up in another order"
+    if not _same_outside(node, plan.dims):
+        return "its size follows from the loop's own ranges of dims"
     return None
+
+
+def _same_outside(node: Node, dims: Mapping[str, Dim]) -> bool:
+    """Whether a node makes values of the same types around the scan, where dims have other ranges."""
+    try:
+        made = _outside(node, lambda value: Value(value.index, value.type.substitute(dims)), dims, 0)
+    except TypeCheckError:
+        return False
+    wanted = [known().type(value.type.substitute(dims)) for value in node.results]
+    return [value.type for value in made.results] == wanted
+
+
+def _outside(node: Node, outside_of: Callable[[Value], Value], dims: Mapping[str, Dim], index: int) -> Node:
+    """A node of the body as one around the scan."""
+    operands = tuple(_around(map_operand(x, outside_of), dims) for x in node.operands)
+    attrs = {name: _attr_around(value, dims) for name, value in node.attrs}
+    return make_node(node.op, operands, attrs, index, loc=node.loc)
 
 
 def _dims(body: Graph, scan: Node) -> dict[str, Dim]:
@@ -166,13 +187,7 @@ def _replace(
         return outside[value.index]
 
     for node in plan.moves:
-        new = make_node(
-            node.op,
-            tuple(_around(map_operand(x, outside_of), plan.dims) for x in node.operands),
-            {name: _attr_around(value, plan.dims) for name, value in node.attrs},
-            rewriter.builder.next_index,
-            loc=node.loc,
-        )
+        new = _outside(node, outside_of, plan.dims, rewriter.builder.next_index)
         outside |= {old.index: value for old, value in zip(node.results, rewriter.add(new), strict=True)}
     body, added = _without(plan)
     number = scan.attr("body")
