@@ -391,8 +391,20 @@ class Buildable:
 
 
 def plan_of(thing: Plan | Buildable) -> Plan:
-    """The plan that ``thing`` is or has become."""
-    return thing if isinstance(thing, Plan) else thing.plan
+    """The plan that ``thing`` is or has become.
+
+    Raises:
+        InputError: it is something else, a module say.
+    """
+    given: object = thing
+    if isinstance(given, Plan):
+        return given
+    if not isinstance(given, Buildable):
+        raise InputError(
+            f"expected a plan, as planc.trace, planc.train_step and planc.epoch make one, got a "
+            f"{type(given).__name__}"
+        )
+    return given.plan
 
 
 __all__ = ["Buildable", "Plan", "Receiver", "plan_of"]

@@ -8,11 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
+
+from planc.draw.marks import safe
 
 WIDTH, HEIGHT = 520, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 16, 14, 38
 _LEGEND = 20
+_LARGEST = 1e300
+"""Magnitude of a value that is drawn: the span of larger ones would be infinite."""
 _DOTS = 120
 """Rounds whose values have a dot each; of more, dots would hide the line."""
 
@@ -33,7 +36,7 @@ _COLOURS = ("blue", "orange", "green", "purple", "pink", "red")
 class Series:
     """One line: its name, its CSS classes (a colour of the page, ``dashed``), one value a round.
 
-    A value that is not finite is a gap.
+    A value that is not finite, or next to it, is a gap.
     """
 
     name: str
@@ -67,7 +70,7 @@ def line_chart(
         base: the axis begins here, or lower: 0 for counts.
     """
     rounds = max(len(line.values) for line in series)
-    values = [v for line in series for v in line.values if math.isfinite(v)]
+    values = [v for line in series for v in line.values if abs(v) <= _LARGEST]
     marks = _ticks(min([*values, base] if values else [0.0]), max(values, default=1.0), ceiling)
     lo, hi = marks[0], marks[-1]
     legend, lines = _legend(series) if len(series) > 1 else ([], 0)
@@ -80,13 +83,13 @@ def line_chart(
         return top + (HEIGHT - top - _BOTTOM) * (1 - (value - lo) / (hi - lo))
 
     parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">',
-        f"<title>{escape(title)}</title>",
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{safe(title)}">',
+        f"<title>{safe(title)}</title>",
     ]
     for mark in marks:
         parts += [
             f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(mark):.1f}" y2="{y(mark):.1f}"/>',
-            _tick(_LEFT - 8, y(mark) + 4, escape((ticks or show)(mark)), "end"),
+            _tick(_LEFT - 8, y(mark) + 4, safe((ticks or show)(mark)), "end"),
         ]
     for index in range(0, rounds, max(1, math.ceil(rounds / 12))):
         parts.append(_tick(x(index), HEIGHT - _BOTTOM + 18, str(first + index)))
@@ -117,13 +120,13 @@ def _line(
     show: Callable[[float], str],
     first: int,
 ) -> Iterator[str]:
-    points = [(i, x(i), y(v), v) for i, v in enumerate(line.values) if math.isfinite(v)]
+    points = [(i, x(i), y(v), v) for i, v in enumerate(line.values) if abs(v) <= _LARGEST]
     path = " ".join(f"{px:.1f},{py:.1f}" for _, px, py, _ in points)
     yield f'<polyline class="line {line.css}" points="{path}"/>'
     if len(points) > _DOTS:
         return
     for index, px, py, value in points:
-        tip = escape(f"{line.name}, round {first + index}: {show(value)}")
+        tip = safe(f"{line.name}, round {first + index}: {show(value)}")
         yield (
             f'<circle class="dot {line.css}" cx="{px:.1f}" cy="{py:.1f}" r="3"><title>{tip}</title></circle>'
         )
@@ -144,7 +147,7 @@ def _legend(series: Sequence[Series]) -> tuple[list[str], int]:
         y = 12 + _LEGEND * row
         parts += [
             f'<line class="line {line.css}" x1="{left}" x2="{left + 20}" y1="{y}" y2="{y}"/>',
-            f'<text class="legend" x="{left + 26}" y="{y + 4}">{escape(line.name)}</text>',
+            f'<text class="legend" x="{left + 26}" y="{y + 4}">{safe(line.name)}</text>',
         ]
         left += width
     return parts, row + 1

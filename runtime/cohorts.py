@@ -103,6 +103,7 @@ class Dropped(Tagged, frozen=True, tag=24):
 class Cohort(Tagged, frozen=True, tag="cohort"):
     """Run an installed plan for each member in turn. Reply: CohortDone.
 
+    ``hold`` has an id for each `Sum`, or none: there the sums stay at the worker, and the reply has none.
     ``inputs`` and ``outputs`` have one entry for each of the graph, in order. A `Handle` or `Slot` is the
     same for all members. A member whose run fails, or whose sums are NaN or larger than ``limit``, changes
     nothing and stops nobody. What the others keep is kept together at the end, or nothing of it. After
@@ -115,6 +116,7 @@ class Cohort(Tagged, frozen=True, tag="cohort"):
     members: Annotated[tuple[CohortMember, ...], Meta(max_length=MAX_MEMBERS)]
     limit: Annotated[float, Meta(ge=1, le=MAX_SUM)] = 1.0
     seconds: Annotated[float, Meta(ge=0)] | None = None
+    hold: Annotated[tuple[Id, ...], Meta(max_length=_PORTS)] = ()
 
 
 class Unfit(Form, frozen=True):
@@ -131,9 +133,9 @@ class Unfit(Form, frozen=True):
 class CohortDone(Tagged, frozen=True, tag="cohort-done"):
     """What came of a cohort. Members are named by their place in the message.
 
-    ``sums`` (i64) are one for each `Sum`, none where nobody is done; ``each`` (a row for each of ``done``)
-    one for each output that is sent back so; ``means`` (f64[outputs, done]) has those of each `Mean`, and
-    ``seconds`` (f64[done]) how long each took.
+    ``sums`` (i64) are one for each `Sum`, none where nobody is done or they are held; ``each`` (a row for
+    each of ``done``) one for each output that is sent back so; ``means`` (f64[outputs, done]) has those of
+    each `Mean`, and ``seconds`` (f64[done]) how long each took.
     """
 
     done: tuple[Size, ...]

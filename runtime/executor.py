@@ -148,7 +148,7 @@ class Executor:
             raise _without_values(plan_id, program.graph, error) from error
         except LimitError as error:
             raise _too_long(program.graph, limit) from error
-        self._within[plan_id, kinds] = time.perf_counter() - start
+        self._remember((plan_id, kinds), time.perf_counter() - start)
         return outputs
 
     def run_with_grad(
@@ -225,11 +225,14 @@ class Executor:
         for what, size, allowed in (("FLOPs", found.flops, bounds.flops), ("node runs", runs, bounds.nodes)):
             if size > allowed:
                 raise RemoteLimitError(f"plan {graph.name!r} would take {size} {what}, {allowed} are allowed")
+        self._remember(key, math.inf)
+        return math.inf
+
+    def _remember(self, key: tuple[str, Kinds], took: float) -> None:
         with self._lock:
-            self._within[key] = math.inf
+            self._within[key] = took
             if len(self._within) > _REMEMBERED:
                 self._within.popitem(last=False)
-        return math.inf
 
 
 def _timed(run_node: RunNode, seconds: float | None) -> RunNode:

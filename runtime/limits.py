@@ -30,7 +30,7 @@ class WorkerLimits:
     replay_window: int = 1024
     """Requests of a session whose replies are remembered."""
     replay_bytes: int = 256 * 2**20
-    """Bytes of tensors in the replies that are remembered for a session."""
+    """Bytes of the replies that are remembered for a session."""
     sessions: int = 64
     """Sessions of a client whose replies are remembered."""
     clients: int = 4096

@@ -6,15 +6,29 @@ Bounded by count and bytes. Not thread-safe by itself: the worker has the lock.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
+from runtime.cohorts import CohortDone
 from runtime.errors import ReplayError
-from runtime.messages import Failure, Reply, Request
+from runtime.messages import Failure, Found, PlansFound, Reply, Request, Values
 
 Answered = tuple[Reply, list[torch.Tensor]]
+
+_TENSOR = 512
+_ENTRY = 64
+"""Bytes that a tensor takes besides its elements, and an entry of a reply; one with texts is many."""
+_TEXTS = 8
+_ENTRIES: Mapping[type, Callable[[Any], int]] = {
+    Values: lambda body: len(body.items),
+    Found: lambda body: _TEXTS * len(body.items),
+    PlansFound: lambda body: _TEXTS * len(body.items),
+    CohortDone: lambda body: len(body.done) + len(body.late) + _TEXTS * len(body.unfit),
+}
+"""The entries of replies that may have many of them."""
 
 
 class Pending:
@@ -57,7 +71,7 @@ class Replays:
     Attributes:
         window: the requests of a session that are remembered: one that is this much older than the newest
             is refused, whether it was applied or not.
-        max_bytes: the bytes of tensors in the replies kept for a session. The newest reply is kept always.
+        max_bytes: the bytes of the replies kept for a session. The newest reply is kept always.
         max_sessions: the sessions remembered for a client; the one that was quiet for longest is forgotten.
         max_clients: the clients remembered, likewise.
     """
@@ -113,9 +127,10 @@ class Replays:
         if request.request_id not in session.replies:  # pushed out of the window meanwhile
             return
         session.replies[request.request_id] = answered
-        if not answered[1]:
+        nbytes = _nbytes(answered)
+        if not nbytes:
             return
-        session.nbytes += _nbytes(answered)
+        session.nbytes += nbytes
         for number in list(session.replies):
             if session.nbytes <= self.max_bytes:
                 break
@@ -193,4 +208,8 @@ class Replays:
 
 
 def _nbytes(answered: Answered) -> int:
-    return sum(tensor.nbytes for tensor in answered[1])
+    """The memory of a reply, roughly: entries and tensors without elements take some too."""
+    reply, tensors = answered
+    entries = _ENTRIES.get(type(reply.body))
+    nbytes = sum([tensor.nbytes for tensor in tensors]) + _TENSOR * len(tensors)
+    return nbytes if entries is None else nbytes + _ENTRY * entries(reply.body)

@@ -85,6 +85,7 @@ def _of_run(body: Run) -> Iterator[int]:
 
 def _of_cohort(body: Cohort) -> Iterator[int]:
     yield from (source.id for source in body.inputs if isinstance(source, Handle))
+    yield from body.hold
     for member in body.members:
         for source in member.data:
             yield source.id

@@ -25,6 +25,8 @@ EXACT_SUM = 2**51
 """Sums up to here are exact in float64 too, which processors add up faster; enough for states of float32."""
 MAX_EXPONENT = 512
 """Exponents are from -512 to 512."""
+_PIECE = 2**16
+"""Elements that are scaled and added at a time on a CPU: as many as its cache has room for."""
 _FLOOR = 1.0
 """Tensors of smaller elements are given this much room all the same: a bias starts at 0 and moves."""
 
@@ -123,11 +125,24 @@ def fits(weights: Sequence[float], limit: float) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Group:
-    """Tensors of one exponent, side by side: as they came, and as float64; they are scaled together."""
+class _Piece:
+    """Some elements of a group, what they are scaled and rounded in, and their sums.
+
+    ``wide`` and ``whole`` are memory that all pieces share; the former is ``flat`` where that is float64.
+    """
 
     flat: torch.Tensor
     wide: torch.Tensor
+    whole: torch.Tensor | None
+    sums: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Tensors of one exponent, side by side as they came, and the pieces in which they are added up."""
+
+    flat: torch.Tensor
+    pieces: list[_Piece]
     scale: float
     bound: float
 
@@ -157,32 +172,29 @@ class Accumulator:
         self._order = sorted(range(len(shapes)), key=lambda i: exponents[i])
         size = sum(shape.numel() for shape in shapes)
         narrow = all(dtype in (torch.float32, torch.bfloat16, torch.float16) for dtype in dtypes)
-        self._wide = torch.empty(size, dtype=torch.float64, device=device)
         # To look for the extremes and to copy costs half as much in float32.
-        self._flat = torch.empty(size, dtype=torch.float32, device=device) if narrow else self._wide
-        self._groups = self._grouped(exponents, limit)
+        kind = torch.float32 if narrow else torch.float64
+        self._flat = torch.empty(size, dtype=kind, device=device)
         in_float = weight * limit <= 2 * EXACT_SUM
         self._sums = torch.zeros(size, dtype=torch.float64 if in_float else torch.int64, device=device)
-        self._whole = None if in_float else torch.empty(size, dtype=torch.int64, device=device)
+        self._groups = self._grouped(exponents, limit)
 
     def add(self, state: Sequence[torch.Tensor], weight: float) -> bool:
         """Add one state; False, and nothing is added, where an element is NaN or beyond the limit."""
-        wide, flat = self._wide, self._flat
-        torch.cat([state[i].reshape(-1) for i in self._order], out=flat)
+        torch.cat([state[i].reshape(-1) for i in self._order], out=self._flat)
         for group in self._groups:
             low, high = torch.aminmax(group.flat)
             if not (low.item() >= -group.bound and high.item() <= group.bound):
                 return False
-        if flat is not wide:
-            wide.copy_(flat)
         for group in self._groups:
             # Powers of two scale exactly: the product is rounded once, as that of the weight and the value.
-            group.wide.mul_(weight * group.scale)
-        wide.round_()
-        if self._whole is None:
-            self._sums.add_(wide)
-        else:
-            self._sums.add_(self._whole.copy_(wide))
+            scale = weight * group.scale
+            for piece in group.pieces:
+                wide = piece.wide
+                if wide is not piece.flat:
+                    wide.copy_(piece.flat)
+                wide.mul_(scale).round_()
+                piece.sums.add_(wide if piece.whole is None else piece.whole.copy_(wide))
         return True
 
     def sums(self) -> list[torch.Tensor]:
@@ -197,14 +209,28 @@ class Accumulator:
     def _grouped(self, exponents: Sequence[int], limit: float) -> list[_Group]:
         out: list[_Group] = []
         start = 0
+        step = _PIECE if self._flat.device.type == "cpu" else max(1, len(self._flat))
+        most = min(step, len(self._flat))
+        wide = torch.empty(most, dtype=torch.float64, device=self._flat.device)
+        whole = None if self._sums.is_floating_point() else torch.empty_like(wide, dtype=torch.int64)
         for exponent, tensors in groupby(self._order, key=lambda i: exponents[i]):
             stop = start + sum(self._shapes[i].numel() for i in tensors)
             scale = 2.0**exponent
             if stop > start:  # what has no elements has no extremes
-                part = slice(start, stop)
-                out.append(_Group(self._flat[part], self._wide[part], scale, limit / scale))
+                parts = [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
+                pieces = [self._piece(part, wide, whole) for part in parts]
+                out.append(_Group(self._flat[start:stop], pieces, scale, limit / scale))
             start = stop
         return out
+
+    def _piece(self, part: slice, wide: torch.Tensor, whole: torch.Tensor | None) -> _Piece:
+        flat, count = self._flat[part], part.stop - part.start
+        return _Piece(
+            flat,
+            flat if flat.dtype is torch.float64 else wide[:count],
+            None if whole is None else whole[:count],
+            self._sums[part],
+        )
 
 
 def accumulator_bytes(elements: int) -> int:

@@ -61,7 +61,7 @@ class _Reader:
     def policy(self) -> Policy:
         try:
             data = tomllib.loads(self._text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also numbers and nesting beyond Python's limits
             raise PolicyError(f"{self._name}: this is not TOML: {error}") from None
         self._known((), data, ("worker", "default", "client"))
         worker = self._table(("worker",), data.get("worker", {}), ("peers", "deny"))

@@ -4,9 +4,10 @@ from runtime.federated.asynchronous import Buffered
 from runtime.federated.averaging import FederatedAveraging, Round
 from runtime.federated.checkpoints import Checkpoints
 from runtime.federated.evaluation import Evaluation
-from runtime.federated.federation import Federation, Result
+from runtime.federated.federation import Federation
 from runtime.federated.population import Population
 from runtime.federated.proximal import fedprox, unwrapped
+from runtime.federated.result import Result
 from runtime.federated.robust import Median, TrimmedMean, UniformMean, WeightedMean
 from runtime.federated.sampling import ByWeight, Everyone, Poisson, Uniform
 from runtime.federated.schedules import Constant, Cosine, Exponential, StepDecay

@@ -18,6 +18,7 @@ from planc.errors import InputError
 from planc.plans import Buildable, Plan
 from runtime.errors import RoundFailed
 from runtime.federated import events
+from runtime.federated.arguments import check_kinds
 from runtime.federated.checkpoints import Checkpoints, Snapshot
 from runtime.federated.cohort import run_cohort
 from runtime.federated.collecting import Replace
@@ -25,11 +26,12 @@ from runtime.federated.combining import mean_metrics
 from runtime.federated.draws import client_key, stream
 from runtime.federated.evaluation import Evaluation
 from runtime.federated.events import Callback, RoundDone
-from runtime.federated.federation import Federation, Result
+from runtime.federated.federation import Federation
 from runtime.federated.flights import Flight, Flights, Landing
 from runtime.federated.members import CohortResult, Member
 from runtime.federated.partition import generator
 from runtime.federated.population import Population
+from runtime.federated.result import Result
 from runtime.federated.schedules import Schedule
 from runtime.federated.servers import Server, staleness_weight
 from runtime.federated.settings import ClientState, OnFailure
@@ -107,6 +109,7 @@ class Buffered(Federation):
         callbacks: Sequence[Callback] = (),
         on_worker_lost: Replace | None = None,
     ) -> None:
+        check_kinds(population=population)
         for name, value, least in (
             ("concurrency", concurrency, 1),
             ("buffer", buffer, 1),

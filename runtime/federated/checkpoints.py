@@ -211,12 +211,12 @@ class Checkpoints:
             tensors, path = self._paths(number)
             try:
                 with translated(f"cannot read the checkpoint {path}"):
-                    header, found = _read(path, tensors)
+                    header, snapshot = _read(path, tensors, number)
             except StoreDamaged as error:
                 skipped.append((path, error.message))
                 continue
             self._check_run(header, run, model)
-            return Restored(_snapshot(header, found), path, tuple(skipped))
+            return Restored(snapshot, path, tuple(skipped))
         if skipped:
             raise StoreDamaged(
                 f"every checkpoint in {self.folder} is damaged: "
@@ -279,6 +279,7 @@ def _flat(snapshot: Snapshot) -> dict[str, torch.Tensor]:
 
 
 def _snapshot(header: _Header, tensors: Tensors) -> Snapshot:
+    """The run of a checkpoint. KeyError or ValueError where a tensor has a name that none is given."""
     groups: dict[str, dict[str, torch.Tensor]] = {part: {} for part in _PARTS}
     for name, tensor in tensors.items():
         part, _, path = name.partition("/")
@@ -301,8 +302,8 @@ def _digest(content: Mapping[str, Any]) -> str:
     return sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _read(path: Path, tensors: Path) -> tuple[_Header, dict[str, torch.Tensor]]:
-    """A checkpoint's JSON and tensors.
+def _read(path: Path, tensors: Path, number: int) -> tuple[_Header, Snapshot]:
+    """The checkpoint of a round: its JSON, and the run.
 
     Raises:
         StoreDamaged: they are not what was written.
@@ -325,11 +326,17 @@ def _read(path: Path, tensors: Path) -> tuple[_Header, dict[str, torch.Tensor]]:
         data = tensors.read_bytes()
         if sha256(data).hexdigest() != header.tensors:
             raise StoreDamaged("its tensors are not what was written")
-        return header, safetensors.torch.load(data)
+        if header.round != number:
+            raise StoreDamaged(f"it is that of round {header.round}")
+        snapshot = _snapshot(header, safetensors.torch.load(data))
+        if _types(snapshot.model) != header.model:
+            raise StoreDamaged("its tensors are not those that its JSON names")
     except FileNotFoundError:
         raise StoreDamaged("its tensors are missing") from None
-    except (msgspec.ValidationError, safetensors.SafetensorError) as error:
+    except (msgspec.ValidationError, safetensors.SafetensorError, KeyError, ValueError) as error:
+        # The digests are right, so somebody made it so: dtypes that torch has not, names that are not ours.
         raise StoreDamaged(f"it is no checkpoint: {error}") from None
+    return header, snapshot
 
 
 def _types(tensors: Tensors) -> dict[str, str]:

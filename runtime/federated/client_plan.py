@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from planc.errors import InputError
-from planc.ir import Input, Role
+from planc.ir import Input, Role, TensorType
 from planc.plans import Buildable, Plan, plan_of
 from runtime.federated.population import Population
 from runtime.federated.proximal import anchored, anchors
@@ -77,13 +77,23 @@ class ClientPlan:
         Raises:
             InputError: says what it takes.
         """
-        wanted = [port.path for port in self.plan.graph.arguments() if port not in self._rates]
+        ports = [port for port in self.plan.graph.arguments() if port not in self._rates]
         types = population.types
-        if types is not None and len(types) != len(wanted):
+        if types is None:
+            return
+        if len(types) != len(ports):
             raise InputError(
-                f"plan {self.plan.name!r} takes {len(wanted)} tensors of data ({', '.join(wanted)}), a "
-                f"client of the population has {len(types)}"
+                f"plan {self.plan.name!r} takes {len(ports)} tensors of data "
+                f"({', '.join(port.path for port in ports)}), a client of the population has {len(types)}"
             )
+        for port, rows in zip(ports, types, strict=True):
+            wanted = port.value.type
+            row = TensorType(wanted.dtype, wanted.shape[1:])
+            if not _may_be(rows, row):
+                raise InputError(
+                    f"plan {self.plan.name!r} wants rows of {row} for {port.path!r}, those of the population "
+                    f"are {rows}: convert or reshape the data, or capture the plan with such data"
+                )
 
     def _initial(self, port: Input) -> torch.Tensor:
         try:
@@ -92,6 +102,17 @@ class ClientPlan:
             raise InputError(
                 f"plan {self.plan.name!r} was given no value for its state {port.path!r}"
             ) from None
+
+
+def _may_be(rows: TensorType, wanted: TensorType) -> bool:
+    """Whether rows fit, as far as dims of the plan are numbers; the worker checks the others."""
+    return (
+        rows.dtype is wanted.dtype
+        and rows.rank == wanted.rank
+        and all(
+            not isinstance(dim, int) or dim == got for dim, got in zip(wanted.shape, rows.shape, strict=True)
+        )
+    )
 
 
 def _rates(plan: Plan, schedule: Schedule | None) -> list[Input]:

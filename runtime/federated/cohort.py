@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from planc.errors import DecodeError, InputError
-from planc.ir import Graph, Input, Role
+from planc.ir import DType, Graph, Input, Role, TensorType
 from planc.plans import Plan
 from runtime.cohorts import (
     MAX_MEMBERS,
@@ -51,6 +51,7 @@ def run_cohort(
     *,
     arguments: Mapping[str, torch.Tensor] = _NOTHING,
     each: bool = False,
+    hold: bool = False,
     seconds: float | None = None,
 ) -> CohortResult:
     """Run a plan for each member at their worker, one after another. One message, once the plan is there.
@@ -65,6 +66,7 @@ def run_cohort(
         grid: of the round, to add the new models up on; None adds up nothing, as for an evaluation.
         arguments: further arguments of the plan that are the same for all members, by path.
         each: whether every member's own new model comes back too.
+        hold: whether the sums stay at the worker.
         seconds: after this time no member is begun, and the one that runs is given up.
 
     Raises:
@@ -74,7 +76,7 @@ def run_cohort(
         WorkerError: the worker refused it, or is gone.
     """
     _check(plan.graph, model, members, arguments)
-    asked = _Asked(worker, plan, model, members, grid, arguments, each)
+    asked = _Asked(worker, plan, model, members, grid, arguments, each, hold)
     message = asked.message(seconds)
     worker.install(plan)
     if worker.pending is not None:
@@ -122,6 +124,7 @@ class _Asked:
     grid: Grid | None
     arguments: Mapping[str, torch.Tensor]
     each: bool
+    hold: bool
     tensors: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
     kept: dict[int, tuple[int, ...]] = field(default_factory=dict[int, tuple[int, ...]])
 
@@ -133,6 +136,10 @@ class _Asked:
         self._updated = [p for p in graph.updates() if self._is_own(p.role, p.path)]
         self._keeps = any(member.keep for member in self.members)
         self._wishes = [self._output(port.role, port.path) for port in graph.outputs]
+        outputs = zip(graph.outputs, self._wishes, strict=True)
+        summed = [port.path for port, wish in outputs if isinstance(wish, Sum)]
+        self._summed = summed
+        self._held = [self.worker.new_id() for _ in summed] if self.hold else []
 
     def message(self, seconds: float | None) -> Cohort:
         return Cohort(
@@ -142,6 +149,7 @@ class _Asked:
             tuple(self._member(member) for member in self.members),
             1.0 if self.grid is None else self.grid.limit,
             seconds,
+            tuple(self._held),
         )
 
     def result(self, answer: CohortDone, tensors: Sequence[torch.Tensor]) -> CohortResult:
@@ -151,26 +159,29 @@ class _Asked:
             DecodeError: it is not an answer to this.
         """
         outputs, wishes, members = self.plan.graph.outputs, self._wishes, self.members
-        summed = [p.path for p, wish in zip(outputs, wishes, strict=True) if isinstance(wish, Sum)]
-        sent = [p.path for p, wish in zip(outputs, wishes, strict=True) if _is_sent(wish)]
+        ports = [p for p, wish in zip(outputs, wishes, strict=True) if _is_sent(wish)]
+        sent = [port.path for port in ports]
         names = [p.name for p, wish in zip(outputs, wishes, strict=True) if isinstance(wish, Mean)]
         places = [*answer.done, *(unfit.member for unfit in answer.unfit), *answer.late]
         if sorted(places) != list(range(len(members))):
             raise DecodeError(f"the answer does not say of each of {len(members)} members what came of it")
         count = len(answer.done)
+        summed = [] if self.hold or not count else self._summed
         found = _Tensors(tensors)
         sums = {
             path: found.get(slot, torch.int64, self.model[path].shape)
-            for path, slot in zip(summed if count else [], answer.sums, strict=False)
+            for path, slot in zip(summed, answer.sums, strict=False)
         }
-        rows = [found.get(slot, None, None) for slot in answer.each]
+        rows = [
+            found.get(slot, port.value.type.dtype.torch, (count, *self.model[port.path].shape))
+            for slot, port in zip(answer.each, ports, strict=False)
+        ]
         means = found.get(answer.means, torch.float64, (len(names), count))
-        if len(sums) != (len(summed) if count else 0) or len(rows) != len(sent):
+        if len(answer.sums) != len(summed) or len(answer.each) != len(sent):
             raise DecodeError(
-                f"expected {len(summed)} sums and {len(sent)} models, got {len(answer.sums)}, {len(rows)}"
+                f"expected {len(summed)} sums and {len(sent)} models, got {len(answer.sums)}, "
+                f"{len(answer.each)}"
             )
-        if any(len(row) != count for row in rows):
-            raise DecodeError(f"expected the models of {count} members")
         done = [members[place] for place in answer.done]
         return CohortResult(
             done=tuple(member.client for member in done),
@@ -188,6 +199,10 @@ class _Asked:
             else {},
             state={member.client: self._handles(member) for member in done if member.client in self.kept},
             seconds=found.get(answer.seconds, torch.float64, (count,)).clone(),
+            held={
+                path: RemoteTensor(self.worker, id, TensorType(DType.I64, tuple(self.model[path].shape)))
+                for path, id in zip(self._summed if count else [], self._held, strict=False)
+            },
         )
 
     def _input(self, port: Input) -> _From:
@@ -282,16 +297,12 @@ class _Tensors:
 
     given: Sequence[torch.Tensor]
 
-    def get(self, slot: Slot, dtype: torch.dtype | None, shape: Sequence[int] | None) -> torch.Tensor:
+    def get(self, slot: Slot, dtype: torch.dtype, shape: Sequence[int]) -> torch.Tensor:
         if slot.index >= len(self.given):
             raise DecodeError(f"slot {slot.index}: {len(self.given)} tensors came along")
         tensor = self.given[slot.index]
-        if (dtype is not None and tensor.dtype is not dtype) or (
-            shape is not None and list(tensor.shape) != list(shape)
-        ):
-            raise DecodeError(
-                f"expected {dtype} {list(shape or ())}, got {tensor.dtype} {list(tensor.shape)}"
-            )
+        if tensor.dtype is not dtype or list(tensor.shape) != list(shape):
+            raise DecodeError(f"expected {dtype} {list(shape)}, got {tensor.dtype} {list(tensor.shape)}")
         return tensor
 
 

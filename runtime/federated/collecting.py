@@ -205,7 +205,7 @@ class Collector(Generic[Tag]):
         if behind:
             self._late.append(Late(attempt.work.number, attempt.work.tag, result))
         else:
-            out.results.append(result)
+            out.add(result)
             out.failed |= result.failed
             out.late += result.late
             if result.late:

@@ -14,8 +14,9 @@ import torch
 from planc.errors import InputError
 from runtime.federated.members import CohortResult
 from runtime.federated.robust import Mean
+from runtime.federated.settings import Settings
 from runtime.federated.work import Collected, Late
-from runtime.sums import Grid, add_sums
+from runtime.sums import Grid
 
 State = Mapping[str, torch.Tensor]
 
@@ -67,7 +68,7 @@ def combine(collected: Collected[Asked], asked: Asked, mean: Mean, weights: Sequ
         each = {client: state for result in collected.results for client, state in result.each.items()}
         together = mean.combine([each[client] for client in done], [weights[client] for client in done])
     else:
-        together = asked.grid.mean(_sums(collected.results), weight, asked.model)
+        together = asked.grid.mean(collected.sums, weight, asked.model)
     late = [one for one in collected.late_results if one.result.done]
     if not late:
         return Combined(together, len(done), weight)
@@ -95,13 +96,6 @@ def _weighted(found: Sequence[tuple[int, float]], weights: Sequence[float]) -> f
     return math.fsum(products) / math.fsum(weights[client] for client, _ in found)
 
 
-def _sums(results: Sequence[CohortResult]) -> dict[str, torch.Tensor]:
-    total: dict[str, torch.Tensor] = {}
-    for result in results:
-        total = add_sums(total, result.sums)
-    return total
-
-
 def _with_late(
     mean: State, weight: float, model: State, late: Sequence[Late[Asked]], weights: Sequence[float]
 ) -> dict[str, torch.Tensor]:
@@ -121,17 +115,23 @@ def _with_late(
     return out
 
 
-def check_mean(mean: Mean, late: str) -> None:
+def check_mean(mean: Mean, settings: Settings) -> None:
     """Refuse what does not go together.
 
     Raises:
-        InputError: late results, which are sums, with a mean that needs every client's model.
+        InputError: what is about sums, with a mean that needs every client's model.
     """
-    if mean.needs_each and late == "use":
-        raise InputError(
-            f"late='use' works with sums of models, but {type(mean).__name__} needs every client's: "
-            "take late='drop'"
-        )
+    if not mean.needs_each:
+        return
+    for what, taken, instead in (
+        ("late='use'", settings.late == "use", "late='drop'"),
+        ("reduce='tree'", settings.reduce == "tree", "reduce='direct'"),
+    ):
+        if taken:
+            raise InputError(
+                f"{what} works with sums of models, but {type(mean).__name__} needs every client's: "
+                f"take {instead}"
+            )
 
 
 __all__ = ["Asked", "Combined", "check_mean", "combine", "mean_metrics"]

@@ -6,6 +6,7 @@ thread is left alone, and whatever it brings later is thrown away.
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
 import time
@@ -20,6 +21,8 @@ from runtime.counting import Sent, count_for_this_thread, count_own_messages
 from runtime.remote.handle import WorkerHandle
 
 T = TypeVar("T")
+_LAST_SECONDS = 5.0
+"""How long Python's end waits for jobs that compute in this process."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,14 @@ class Outcome(Generic[T]):
 class _Attempt(Generic[T]):
     number: int
     worker: WorkerHandle
-    job: Callable[[], T]
+    job: Callable[[], T] | None
     started: float | None = None
+
+    def take(self) -> Callable[[], T]:
+        """The job, once: what it holds is let go of before anybody hears that it is done."""
+        job, self.job = self.job, None
+        assert job is not None
+        return job
 
 
 class Dispatch(Generic[T]):
@@ -148,7 +157,14 @@ class Dispatch(Generic[T]):
 
     def _run(self, attempt: _Attempt[T]) -> None:
         """One job, in its worker's thread."""
-        outcome = _outcome(attempt.number, attempt.worker, attempt.job)
+        here = attempt.worker.in_process
+        if here and not _computing.begin():
+            return
+        try:
+            outcome = _outcome(attempt.number, attempt.worker, attempt.take())
+        finally:
+            if here:
+                _computing.done()
         with self._changed:
             if self._running.get(attempt.worker) is not attempt:
                 return  # it was given up
@@ -177,6 +193,39 @@ def within(until: float, job: Callable[[], T]) -> Outcome[T] | None:
         return None
     count_for_this_thread(outcome.sent)
     return outcome
+
+
+class _Computing:
+    """The jobs that compute in this process.
+
+    Where Python ends while a thread is within torch, the process is aborted ("terminate called without an
+    active exception"): so its end, after Ctrl-C say, lets such jobs end, for a while, and begins no others.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._count = 0
+        self._over = False
+        atexit.register(self._end)
+
+    def begin(self) -> bool:
+        """Whether a job may begin; if so, call `done` after it."""
+        with self._changed:
+            self._count += not self._over
+            return not self._over
+
+    def done(self) -> None:
+        with self._changed:
+            self._count -= 1
+            self._changed.notify_all()
+
+    def _end(self) -> None:
+        with self._changed:
+            self._over = True
+            self._changed.wait_for(lambda: not self._count, _LAST_SECONDS)
+
+
+_computing = _Computing()
 
 
 def _outcome(attempt: int, worker: WorkerHandle | None, job: Callable[[], T]) -> Outcome[T]:

@@ -126,7 +126,9 @@ def client_work(
         # What they keep is for training: another plan has no such state.
         return {worker: [replace(member, state={}) for member in there] for worker, there in found.items()}
 
-    def send(worker: WorkerHandle, members: Sequence[Member], seconds: float) -> CohortResult:
+    def send(
+        worker: WorkerHandle, members: Sequence[Member], seconds: float, *, hold: bool = False
+    ) -> CohortResult:
         return run_cohort(worker, plan, state, members, None, seconds=seconds)
 
     return Work(number, clients, place, send, tag, must_answer=False)

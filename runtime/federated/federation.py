@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from planc.errors import InputError
 from planc.plans import Buildable, Plan, plan_of
 from runtime.errors import RoundFailed
 from runtime.federated import events
+from runtime.federated.arguments import check_kinds, check_lists, check_rounds, checked_seed
 from runtime.federated.checkpoints import Checkpoints, RunIdentity, Snapshot
 from runtime.federated.client_plan import ClientPlan
 from runtime.federated.cohort import run_cohort
@@ -28,11 +29,13 @@ from runtime.federated.evaluation import CLIENTS, Evaluation, client_work
 from runtime.federated.events import Callback, Event, RoundDone, from_json, to_json
 from runtime.federated.members import CohortResult, Member
 from runtime.federated.population import Population
+from runtime.federated.reducing import Tree
+from runtime.federated.result import Result
 from runtime.federated.robust import Mean, WeightedMean
 from runtime.federated.sampling import Everyone, Sampling
 from runtime.federated.schedules import Schedule
 from runtime.federated.servers import FedAvg, Server
-from runtime.federated.settings import ClientState, Late, OnFailure, Settings
+from runtime.federated.settings import ClientState, Late, OnFailure, Reduce, Settings
 from runtime.federated.stopping import Rule, check_metrics
 from runtime.federated.work import Collected, Work, too_few
 from runtime.remote.handle import WorkerHandle
@@ -41,27 +44,6 @@ from runtime.sums import Grid
 State = Mapping[str, torch.Tensor]
 _DECISIVE = ("server", "sampling", "mean", "client_lr", "client_state")
 """The settings that a run's parameters depend on, beside plan, seed and clients."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run gave.
-
-    Attributes:
-        plan: the clients' plan with the trained model as its state.
-        rounds: all that were done, those before a stop included.
-        why: it ended.
-        seconds: that it took.
-    """
-
-    plan: Plan
-    rounds: tuple[RoundDone, ...]
-    why: str
-    seconds: float
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """The model: parameters and buffers by path, as ``load_state_dict`` takes them (copies)."""
-        return self.plan.state_dict()
 
 
 class Federation:
@@ -85,7 +67,7 @@ class Federation:
         sampling: draws the cohorts.
         mean: how the clients' models become one.
         seed: of all draws: cohorts and clients' keys.
-        quorum, deadline, grace, patience, late, on_failure, retries, client_state: see `Settings`.
+        quorum, deadline, grace, patience, late, on_failure, retries, client_state, reduce: see `Settings`.
         client_lr: the clients' learning rate by round; for a plan that takes one.
         evaluate: what to measure of the model.
         stop: rules that end a run.
@@ -123,6 +105,7 @@ class Federation:
         on_failure: OnFailure = "reschedule",
         retries: int = 1,
         client_state: ClientState = "fresh",
+        reduce: Reduce = "direct",
         client_lr: Schedule | None = None,
         evaluate: Evaluation | None = None,
         stop: Sequence[Rule] = (),
@@ -130,28 +113,38 @@ class Federation:
         callbacks: Sequence[Callback] = (),
         on_worker_lost: Replace | None = None,
     ) -> None:
-        self.settings = Settings(quorum, deadline, grace, patience, late, on_failure, retries, client_state)
+        self.settings = Settings(
+            quorum, deadline, grace, patience, late, on_failure, retries, client_state, reduce
+        )
+        check_kinds(population=population, server=server, sampling=sampling, mean=mean)
+        check_kinds(client_lr=client_lr, evaluate=evaluate, checkpoints=checkpoints)
+        check_lists(stop, callbacks)
         self._client = ClientPlan(plan, client_lr)
         self._client.check(population)
         self.plan = self._client.plan
         self.population = population
-        self.seed = seed
+        self.seed = checked_seed(seed)
         self.number = 0
         self.history: list[RoundDone] = []
         self._server = server or FedAvg()
         self._sampling = sampling or Everyone()
+        self._sampling.expected_size(len(population))  # refuses a population that is too small
         self._mean = mean or WeightedMean()
         self._client_lr = client_lr
         self._evaluate = evaluate
+        if evaluate is not None and evaluate.clients is not None:
+            evaluate.sampling.expected_size(len(population))
         self._stop = tuple(stop)
         self._checkpoints = checkpoints
         self._callbacks = tuple(callbacks)
-        check_mean(self._mean, late)
+        check_mean(self._mean, self.settings)
         self._weights = [1.0] * len(population) if self._mean.alike else population.weights
         self.model = self._client.initial_model()
         self._update = self._server.plan(self._part(), self._client.parameters)
         self.server_state = self._update.initial(self._part())
         self._collector: Collector[Asked] = Collector(population, self.settings, self._tell, on_worker_lost)
+        tree = Tree(self._collector, self.settings, self._tell)
+        self._trained = tree if reduce == "tree" else self._collector
 
     # -- running ---------------------------------------------------------------------------------------------
 
@@ -168,6 +161,7 @@ class Federation:
             InputError: a rule for a metric that there is not, or nothing to resume from.
             StorageError: a checkpoint cannot be written or read, or is of another run.
         """
+        check_rounds(rounds)
         start = time.monotonic()
         skipped = self._begin(resume)
         self._tell(self._started(rounds))
@@ -252,7 +246,9 @@ class Federation:
         arguments = self._client.arguments(number)
         model = self.model
 
-        def send(worker: WorkerHandle, members: Sequence[Member], seconds: float) -> CohortResult:
+        def send(
+            worker: WorkerHandle, members: Sequence[Member], seconds: float, *, hold: bool = False
+        ) -> CohortResult:
             return run_cohort(
                 worker,
                 self.plan,
@@ -261,6 +257,7 @@ class Federation:
                 asked.grid,
                 arguments=arguments,
                 each=self._mean.needs_each,
+                hold=hold,
                 seconds=seconds,
             )
 
@@ -274,7 +271,7 @@ class Federation:
 
         if not cohort and (self.population.available == frozenset() or not self.population.workers):
             raise RoundFailed(f"round {number}: no client is left, all were lost with workers", number=number)
-        collected = self._collector.collect(Work(number, cohort, place, send, asked))
+        collected = self._trained.collect(Work(number, cohort, place, send, asked))
         needed = self.settings.needed(len(cohort))
         if len(collected.done) < needed:
             raise too_few(number, cohort, collected, needed)
@@ -403,4 +400,4 @@ class Federation:
             callback(event)
 
 
-__all__ = ["Federation", "Result"]
+__all__ = ["Federation"]

@@ -67,6 +67,7 @@ class CohortResult:
         late: clients that were not begun, or not finished, when the time was over.
         weight: the sum of the weights of ``done``.
         sums: by state path, i64: fixed-point sums on the round's grid; empty where nothing is summed.
+        held: by state path, where the sums were left at the worker: handles to them there.
         metrics: by the name of a result of the plan, f64[len(done)]: the mean over its elements for each.
         each: by client, its own new model; only where it was asked for.
         state: by client, its own new state at the worker, for members with ``keep``.
@@ -82,6 +83,7 @@ class CohortResult:
     each: Mapping[int, Mapping[str, torch.Tensor]]
     state: Mapping[int, Mapping[str, RemoteTensor]]
     seconds: torch.Tensor
+    held: Mapping[str, RemoteTensor] = field(default_factory=dict[str, RemoteTensor])
 
 
 __all__ = ["CohortResult", "Member", "Picked", "Rows", "Source"]

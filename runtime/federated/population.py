@@ -7,7 +7,6 @@ few tensors there. Draws no cohorts and runs nothing.
 from __future__ import annotations
 
 import heapq
-import math
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +20,10 @@ import torch
 
 from planc.errors import DataError, PlancError
 from planc.ir import TensorType
+from planc.text.suggest import count_of
 from runtime.data import FederatedDataset
 from runtime.errors import WorkerError
+from runtime.federated.arguments import checked_weights, checked_workers
 from runtime.federated.blocks import Block, Blocks
 from runtime.federated.kept import KeptStates
 from runtime.federated.members import Member
@@ -63,8 +64,8 @@ class Population:
         source: Source | None = None,
         cache_bytes: int | None = None,
     ) -> None:
-        self.weights = _checked_weights(weights)
-        self._workers = _checked_workers(workers)
+        self.weights = checked_weights(weights)
+        self._workers = checked_workers(workers)
         self._source = source
         self._cache_bytes = cache_bytes
         self._blocks = Blocks(len(self.weights))
@@ -216,8 +217,9 @@ class Population:
 
     @cached_property
     def digest(self) -> str:
-        """Of the clients' weights, in hex: a run that is resumed with other clients is another run."""
-        return sha256(np.array(self.weights).tobytes()).hexdigest()[:16]
+        """Of the clients' weights: a run that is resumed with other clients is another run."""
+        weights = sha256(np.array(self.weights).tobytes()).hexdigest()[:16]
+        return f"{count_of(len(self), 'client')} of weights {weights}"
 
     def home(self, client: int) -> WorkerHandle | None:
         """The worker where a client's data is, or where it would be sent now; None: it is lost."""
@@ -299,7 +301,7 @@ class Population:
             DataError: it is one of the workers already, or has the id of one.
         """
         with self._lock:
-            self._workers = _checked_workers([*self._workers, worker])
+            self._workers = checked_workers([*self._workers, worker])
 
     # -- what clients keep -----------------------------------------------------------------------------------
 
@@ -395,25 +397,6 @@ class Population:
     def __repr__(self) -> str:
         lost = f", {len(self._lost)} lost" if self._lost else ""
         return f"<Population {len(self)} clients at {[worker.id for worker in self.workers]}{lost}>"
-
-
-def _checked_weights(weights: Sequence[float]) -> tuple[float, ...]:
-    if not len(weights):
-        raise DataError("a population needs at least one client")
-    checked = tuple(float(weight) for weight in weights)
-    for client, weight in enumerate(checked):
-        if not (weight > 0 and math.isfinite(weight)):
-            raise DataError(f"client {client} has the weight {weight}: expected one above 0")
-    return checked
-
-
-def _checked_workers(workers: Sequence[WorkerHandle]) -> tuple[WorkerHandle, ...]:
-    ids = [worker.id for worker in workers]
-    if not ids:
-        raise DataError("a population needs at least one worker")
-    if len(set(ids)) != len(ids):
-        raise DataError(f"a population needs workers of different ids, each once, got {ids}")
-    return tuple(workers)
 
 
 __all__ = ["Lost", "Population"]

@@ -50,7 +50,11 @@ class Sampling(Protocol):
         ...
 
     def expected_size(self, population_size: int) -> float:
-        """How many clients a cohort has on average, where all are available."""
+        """How many clients a cohort has on average, where all are available.
+
+        Raises:
+            InputError: the population is smaller than the cohort.
+        """
         ...
 
 
@@ -104,8 +108,9 @@ class Uniform:
         return _smallest(clients, _draw(seed, round, population_size)[clients], self.count)
 
     def expected_size(self, population_size: int) -> float:
-        """The count."""
-        return float(min(self.count, population_size))
+        """The count; see `Sampling.expected_size`."""
+        _check_fits(self, self.count, population_size)
+        return float(self.count)
 
 
 @dataclass(frozen=True)
@@ -187,8 +192,9 @@ class ByWeight:
         return _smallest(clients, -np.log(uniform) / weight[clients], self.count)
 
     def expected_size(self, population_size: int) -> float:
-        """The count."""
-        return float(min(self.count, population_size))
+        """The count; see `Sampling.expected_size`."""
+        _check_fits(self, self.count, population_size)
+        return float(self.count)
 
 
 def _draw(seed: int, round: int, count: int) -> Raw:

@@ -13,6 +13,7 @@ from runtime.federated.events import Setting
 Late = Literal["drop", "use"]
 OnFailure = Literal["reschedule", "drop", "fail"]
 ClientState = Literal["fresh", "kept"]
+Reduce = Literal["direct", "tree"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Settings:
         retries: how many times a client is rescheduled in a round.
         client_state: "fresh": the optimizer's state (all that is neither parameter, buffer nor key) starts
             anew in every round. "kept": it stays at the worker from a client's round to its next one.
+        reduce: how the workers' sums become one. "direct": each comes here. "tree": workers add them up two
+            by two, and one comes here, by more messages; they have to be able to send to each other.
     """
 
     quorum: float = 0.8
@@ -44,6 +47,7 @@ class Settings:
     on_failure: OnFailure = "reschedule"
     retries: int = 1
     client_state: ClientState = "fresh"
+    reduce: Reduce = "direct"
 
     def __post_init__(self) -> None:
         if not 0 < self.quorum <= 1:
@@ -65,9 +69,16 @@ class Settings:
             ("late", self.late, get_args(Late)),
             ("on_failure", self.on_failure, get_args(OnFailure)),
             ("client_state", self.client_state, get_args(ClientState)),
+            ("reduce", self.reduce, get_args(Reduce)),
         ):
             if value not in allowed:
                 raise InputError(f"{name} is one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+        if self.reduce == "tree" and self.late == "use":
+            raise InputError(
+                "late='use' takes sums that come a round too late, but with reduce='tree' they are gone by "
+                "then: take late='drop', or reduce='direct'"
+            )
 
     def needed(self, cohort: int) -> int:
         """How many clients of a cohort have to contribute."""
@@ -79,4 +90,4 @@ class Settings:
         return dataclasses.asdict(self)
 
 
-__all__ = ["ClientState", "Late", "OnFailure", "Settings"]
+__all__ = ["ClientState", "Late", "OnFailure", "Reduce", "Settings"]

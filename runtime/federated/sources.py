@@ -100,6 +100,8 @@ def checked(tensors: Sequence[torch.Tensor], what: str) -> Data:
     """
     if isinstance(tensors, torch.Tensor):
         raise DataError(f"{what} must be a tuple of tensors, one for each argument, got one tensor: (x,)")
+    if not isinstance(tensors, Sequence):  # what a user's function returned
+        raise DataError(f"{what} must be a tuple of tensors, one for each argument, got {tensors!r}")
     for tensor in tensors:
         tensor_type(tensor)
     sizes = {tuple(tensor.shape[:1]) for tensor in tensors}

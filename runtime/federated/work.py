@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Protocol, TypeVar
+
+import torch
 
 from runtime.counting import Sent
 from runtime.errors import RoundFailed
 from runtime.federated.members import CohortResult, Member
 from runtime.remote.handle import WorkerHandle
+from runtime.sums import add_sums
 
 Place = Callable[[Sequence[int], float], Mapping[WorkerHandle, Sequence[Member]]]
 """Clients as members by worker; may send data, for so many seconds at most."""
-Send = Callable[[WorkerHandle, Sequence[Member], float], CohortResult]
-"""One cohort message to a worker, which has so many seconds for it."""
+
+
+class Send(Protocol):
+    """One cohort message."""
+
+    def __call__(
+        self, worker: WorkerHandle, members: Sequence[Member], seconds: float, /, *, hold: bool = False
+    ) -> CohortResult:
+        """Have members trained at a worker, which has so many seconds; ``hold``: their sum stays there."""
+        ...
+
+
 Tag = TypeVar("Tag")
 
 _NAMED = 8
@@ -56,7 +69,8 @@ class Collected(Generic[Tag]):
     """What came of a round's work.
 
     Attributes:
-        results: no client is done in two of them.
+        results: no client is done in two of them; what `add` took has its sums in ``sums``.
+        sums: of all results, by path: added up as they come, so that no more than one is held.
         failed: why clients do not count though their worker answered, by client.
         late: clients that were not done in time.
         dropped: clients that were not done because of their worker.
@@ -67,6 +81,7 @@ class Collected(Generic[Tag]):
     """
 
     results: list[CohortResult] = field(default_factory=list[CohortResult])
+    sums: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
     failed: dict[int, str] = field(default_factory=dict[int, str])
     late: list[int] = field(default_factory=list[int])
     dropped: list[int] = field(default_factory=list[int])
@@ -81,6 +96,25 @@ class Collected(Generic[Tag]):
     def done(self) -> list[int]:
         """The clients that count, in order of their numbers."""
         return sorted(client for result in self.results for client in result.done)
+
+    def add(self, result: CohortResult) -> None:
+        """Count a result in."""
+        self.sums = add_sums(self.sums, result.sums)
+        self.results.append(replace(result, sums={}))
+
+    def merge(self, more: Collected[Tag]) -> None:
+        """Take over what came of work that was done again for clients of this."""
+        self.sums = add_sums(self.sums, more.sums)
+        self.results += more.results
+        self.failed |= more.failed
+        self.late += more.late
+        self.dropped += more.dropped
+        self.reasons |= more.reasons
+        self.late_results += more.late_results
+        self.slowest |= more.slowest
+        self.messages += more.messages
+        self.bytes_out += more.bytes_out
+        self.bytes_in += more.bytes_in
 
     def count(self, sent: Sent) -> None:
         """Add up what an attempt sent."""

@@ -23,12 +23,12 @@ from runtime.call import Call
 from runtime.cohorts import Cohort, CohortDone, Each, KeptOwn, Mean, Sum, Unfit
 from runtime.errors import QuotaExceeded, RemoteLimitError, to_failure
 from runtime.handlers.membership import Entrant, Membership
-from runtime.policy import Right
+from runtime.policy import Right, Secrecy, derive
 from runtime.store import Stored
 from runtime.sums import Accumulator, accumulator_bytes, fits
 
 _REASON = 256
-"""Characters of the reason why a member does not count: as many as may be of all members fit a header."""
+"""Bytes of the reason why a member does not count: as many as may be of all members fit a header."""
 _FEW = 64
 """Elements whose mean is taken in Python."""
 NONSENSE = "nonsense"
@@ -100,10 +100,15 @@ def _cohort(call: Call, body: Cohort) -> CohortDone:
     written = _check(call, body, outputs)
     entrants = membership.entrants()
     work = _Work(call, body, program, membership, outputs, start)
-    # Before approvals are spent: inputs that do not fit use up no run of them.
-    ready = work.fitting(entrants)
-    membership.spend([entrant for entrant, _ in ready])
+    ready = None
+    if any(entrant.clearance.approval is not None for entrant in entrants):
+        # Before approvals are spent: inputs that do not fit use up no run of them.
+        ready = work.fitting(entrants)
+        site.usage.check_runs(call.client, quota)
+        membership.spend([entrant for entrant, _ in ready])
     with site.usage.running(call.client, quota), site.computing(written):
+        if ready is None:  # others need not wait for that
+            ready = work.fitting(entrants)
         work.run(ready)
     call.touched.released |= any(entrant.clearance.releases for entrant, _ in ready)
     answer = work.answer()
@@ -125,7 +130,11 @@ def _check(call: Call, body: Cohort, outputs: _Outputs) -> list[int]:
                 f"member {place} of the cohort: expected no id to keep at or {len(outputs.kept)}, got "
                 f"{len(member.keep)}"
             )
-    written = [id for member in members for id in member.keep]
+    if len(body.hold) not in (0, len(outputs.sums)):
+        raise InputError(
+            f"expected no id to hold sums at or {len(outputs.sums)}, one for each, got {len(body.hold)}"
+        )
+    written = [*body.hold, *(id for member in members for id in member.keep)]
     call.require_writable(written)
     summed = outputs.elements(outputs.sums)
     sent = len(members) * (outputs.nbytes(outputs.each) + 8 * len(outputs.means) + 8) + 8 * summed
@@ -157,20 +166,22 @@ class _Work:
     _each: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
     _means: list[list[float]] = field(default_factory=list[list[float]])
     _seconds: list[float] = field(default_factory=list[float])
+    _secrecies: set[Secrecy] = field(default_factory=set[Secrecy])
 
     def fitting(self, entrants: Sequence[Entrant]) -> list[Ready]:
         """The members whose inputs fit the plan and whose run is within bounds."""
         known: dict[tuple[Any, ...], Kinds | PlancError] = {}
         out: list[Ready] = []
-        for entrant in entrants:
-            own = tuple([part.kind() for part in entrant.parts])
-            found = known.get(own)
-            if found is None:
-                found = known[own] = self._checked(entrant, own)
-            if isinstance(found, PlancError):
-                self._fail(entrant.place, found)
-            else:
-                out.append((entrant, found))
+        with self.call.charged():
+            for entrant in entrants:
+                own = tuple([part.kind() for part in entrant.parts])
+                found = known.get(own)
+                if found is None:
+                    found = known[own] = self._checked(entrant, own)
+                if isinstance(found, PlancError):
+                    self._fail(entrant.place, found)
+                else:
+                    out.append((entrant, found))
         return out
 
     def run(self, ready: Sequence[Ready]) -> None:
@@ -200,6 +211,11 @@ class _Work:
         """The reply, with its tensors attached."""
         call, outputs, count = self.call, self.outputs, len(self.done)
         sums = self._sums.sums() if self._sums is not None and count else []
+        if self.body.hold:
+            secrecy = derive(self._secrecies)
+            for id, total in zip(self.body.hold, sums, strict=False):
+                self.kept[id] = Stored(total.clone(), call.client, secrecy=secrecy)
+            sums = []
         means = torch.tensor(self._means, dtype=torch.float64).reshape(len(outputs.means), count)
         seconds = torch.tensor(self._seconds, dtype=torch.float64)
         paths = [port.path for port in outputs.ports(outputs.sums)]
@@ -284,16 +300,22 @@ class _Work:
             means.append(_mean(values[i]))
         for id, i in zip(member.keep, outputs.kept, strict=False):
             self.kept[id] = Stored(values[i].detach(), self.call.client, secrecy=entrant.clearance.secrecy)
+        self._secrecies.add(entrant.clearance.secrecy)
         self.done.append(entrant.place)
         self._seconds.append(time.perf_counter() - began)
 
     def _nonsense(self, place: int, what: str) -> None:
         name = self.program.graph.name
-        self.unfit.append(Unfit(place, NONSENSE, f"plan {name!r}: a result has elements that are {what}"))
+        reason = f"plan {name!r}: a result has elements that are {what}"
+        self.unfit.append(Unfit(place, NONSENSE, _short(reason)))
 
     def _fail(self, place: int, error: PlancError) -> None:
         failure = to_failure(error, self.call.site.worker)
-        self.unfit.append(Unfit(place, failure.kind, failure.message[:_REASON]))
+        self.unfit.append(Unfit(place, failure.kind, _short(failure.message)))
+
+
+def _short(reason: str) -> str:
+    return reason.encode()[:_REASON].decode(errors="ignore")
 
 
 def _mean(value: torch.Tensor) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import torch
 
-from planc.errors import InputError
+from planc.errors import InputError, LimitError
 from planc.ir import Graph
 from planc.ir.binding import describe
 from planc.lower import Kinds, kinds_of
@@ -24,6 +24,8 @@ from runtime.errors import PermissionDenied, RemoteExecutionError
 from runtime.messages import Handle, Slot
 from runtime.policy import PUBLIC
 
+MAX_PARTS = 2**19
+"""Inputs of all members together that are not the same for all: they are looked up with the worker's lock."""
 _NOTHING = torch.empty(0)
 """Stands where the input of a member is still to be set."""
 
@@ -80,7 +82,11 @@ class Entrant(msgspec.Struct, frozen=True, eq=False):
 
 @dataclass(frozen=True, slots=True)
 class _Object:
-    """An object that members name. ``plain``: it is public and the client's own, so no rule is about it."""
+    """An object that members name.
+
+    ``plain``: it is public and the client's own, and no approval says what may stand there, so no rule is
+    about it.
+    """
 
     tensor: torch.Tensor
     bound: Bound
@@ -107,8 +113,13 @@ class Membership:
         self.shared: list[torch.Tensor | None] = []
         self._bounds: list[Bound] = []
         self._initial: dict[int, Part] = {}
-        self._keys: dict[int, Sequence[torch.Tensor]] = {}
+        self._keys: dict[int, Sequence[Part]] = {}
+        self._rows: dict[int, Sequence[Part]] = {}
+        approved = call.site.approvals.of(body.plan_id).approved
+        self._named = {path for approval in approved for path in approval.inputs}
         self._data = self._states = 0
+        self._fresh = not any(any(member.state) for member in body.members)
+        self._require_few()
         self._leaves = [
             port.path
             for port, wish in zip(graph.outputs, body.outputs, strict=True)
@@ -117,6 +128,7 @@ class Membership:
         call.require_room(sum(self._filled_bytes(i) for i in range(len(body.inputs))))
         for i in range(len(body.inputs)):
             self._prepare(i)
+        self._stateless = (0,) * self._states
         self._kinds = kinds_of(self.bare())
 
     def entrants(self) -> list[Entrant]:
@@ -160,6 +172,17 @@ class Membership:
         for approval, runs in wanted.values():
             self._call.site.approvals.spend(self._body.plan_id, approval, runs)
 
+    def _require_few(self) -> None:
+        """Refuse a message of few bytes that is about very many tensors."""
+        shared = (Handle, Slot, Begun, Filled) if self._fresh else (Handle, Slot)
+        own = sum(not isinstance(source, shared) for source in self._body.inputs)
+        members = len(self._body.members)
+        if own * members > MAX_PARTS:
+            raise LimitError(
+                f"plan {self._graph.name!r}: {members} members with {own} inputs of their own each, "
+                f"{MAX_PARTS} inputs in all are allowed: ask for fewer members at a time"
+            )
+
     def _filled_bytes(self, i: int) -> int:
         if not isinstance(self._body.inputs[i], Filled):
             return 0
@@ -183,22 +206,33 @@ class Membership:
             stored = None if id is None else call.site.store.get(id)
             self._bounds.append(Bound(port.path, id, stored, given.secrecy))
             return
+        if isinstance(source, (Begun, Filled)):
+            self._states += 1
+            if self._fresh:  # nobody has any yet, so all begin with the same
+                self.shared.append(self._begun(i, source))
+                self._bounds.append(Bound(port.path, None, None, PUBLIC))
+                return
         self.own.append(i)
         self.shared.append(None)
         self._bounds.append(Bound(port.path, None, None, PUBLIC))
         if isinstance(source, Own):
             self._data += 1
         elif isinstance(source, KeyOf):
-            keys = call.slot(Slot(source.index)).cpu()  # numbers are drawn there
+            self._keys[i] = self._keys_in(source.index)
+        else:
+            self._initial[i] = Part(self._begun(i, source))
+
+    def _keys_in(self, slot: int) -> Sequence[Part]:
+        found = self._rows.get(slot)
+        if found is None:
+            keys = self._call.slot(Slot(slot)).cpu()  # numbers are drawn there
             if not keys.dim() or len(keys) != len(self._body.members):
                 raise InputError(
                     f"the keys of {len(self._body.members)} members were expected as rows of one tensor, got "
                     f"shape {list(keys.shape)}"
                 )
-            self._keys[i] = keys.unbind()
-        else:
-            self._states += 1
-            self._initial[i] = Part(self._begun(i, source))
+            found = self._rows[slot] = [Part(row) for row in keys.unbind()]
+        return found
 
     def _begun(self, i: int, source: Begun | Filled) -> torch.Tensor:
         if isinstance(source, Begun):
@@ -220,7 +254,7 @@ class Membership:
                 f"member {place} of the cohort: expected {self._data} tensors of data and no state or "
                 f"{self._states} ids, got {len(member.data)} and {len(member.state)}"
             )
-        data, states = iter(member.data), iter(member.state or (0,) * self._states)
+        data, states = iter(member.data), iter(member.state or self._stateless)
         parts: list[Part] = []
         named: list[tuple[int, _Object]] = []
         for i in self.own:
@@ -228,7 +262,7 @@ class Membership:
             if isinstance(source, Own):
                 parts.append(self._part(i, next(data), named))
             elif isinstance(source, KeyOf):
-                parts.append(Part(self._keys[i][place]))
+                parts.append(self._keys[i][place])
             elif id := next(states):
                 parts.append(self._part(i, Handle(id), named))
             else:
@@ -270,7 +304,7 @@ class Membership:
                         "its own, and have the plan approved on these"
                     )
                 secrecy = replace(secrecy, derived=True)
-            plain = given.owned and not secrecy.private
+            plain = given.owned and not secrecy.private and path not in self._named
             bound = Bound(key[0], id, call.site.store.get(id), secrecy)
             found = self._objects[key] = _Object(given.tensor.detach(), bound, plain)
         return found

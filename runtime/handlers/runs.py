@@ -88,12 +88,13 @@ def run_puts(call: Call, body: Run, *, alone: bool = True) -> tuple[dict[int, St
             f"plan {program.graph.name!r} is approved: its results may leave, but gradients would tell more "
             "of the private values than they do; run it without autograd"
         )
-    # Before an approval is spent: inputs that do not fit use up no run of it.
+    # Before an approval is spent: what is refused uses up no run of it.
     kinds = kinds_of(bound.tensors)
     took = site.executor.check(body.plan_id, program.graph, bound.tensors, kinds)
-    if clearance.approval is not None:
-        site.approvals.spend(body.plan_id, clearance.approval)
     quota = call.rights.quota
+    if clearance.approval is not None:
+        site.usage.check_runs(call.client, quota)
+        site.approvals.spend(body.plan_id, clearance.approval)
     seconds = site.usage.seconds_for_run(call.client, quota)
     if body.grad:
         with site.usage.running(call.client, quota):

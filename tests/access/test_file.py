@@ -188,3 +188,9 @@ def test_the_documented_policy_is_one_and_its_tables_have_every_key() -> None:
 
 def test_the_example_says_the_defaults() -> None:
     assert load_policy(EXAMPLE).default == NETWORK_RIGHTS
+
+
+@pytest.mark.parametrize("text", [f"a = {'[' * 100_000}", f"[default.quota]\nbytes = {'1' * 5000}"])
+def test_what_python_itself_would_not_read_is_an_error_of_the_file(text: str) -> None:
+    with pytest.raises(PolicyError, match="this is not TOML"):
+        parse_policy(text)

@@ -16,12 +16,14 @@ from runtime.audit.chain import segments, verify
 from runtime.audit.entries import COUNTED, LOGGED, UNLOGGED
 from runtime.audit.log import AuditLog
 from runtime.channels import Connection, InProcessChannel
+from runtime.cohorts import CohortMember, KeptOwn, Own
 from runtime.errors import AuditFailed, ObjectNotFound, PermissionDenied, QuotaExceeded, RemoteInputError
 from runtime.identity import Role
 from runtime.messages import (
     Apply,
     Backward,
     Body,
+    Cohort,
     Copy,
     Free,
     Get,
@@ -236,6 +238,7 @@ def test_what_cannot_be_logged_is_refused_and_taken_back(
         Free((x,)),
         List(),
         Run(plan, handles(x), (Keep(78),)),
+        Cohort(plan, (Own(),), (KeptOwn(),), (CohortMember(1.0, handles(x), (), (80,)),)),
         Transfer((x,), "bob", (79,)),
     )
     with monkeypatch.context() as broken:

@@ -18,12 +18,14 @@ import torch
 
 from planc.codec import encode, plan_id
 from planc.ir.constants import digest
+from runtime.cohorts import CohortMember, Filled, KeptOwn, Mean, Own, RowsOf, Sum
 from runtime.durable import DurableStore
 from runtime.errors import DiskFull, StorageError, StoreFull, to_error
 from runtime.messages import (
     Apply,
     Backward,
     Body,
+    Cohort,
     Failure,
     Free,
     Get,
@@ -52,6 +54,16 @@ STEPS: list[tuple[Body, list[torch.Tensor]]] = [
     (Run(plan_id(STEPPING), (Handle(1), Handle(2), Slot(0)), (Return(),), (Update(),) * 2), [torch.ones(3)]),
     (Apply("aten.add", (Handle(3), 1), {}, (3,), False), []),
     (Backward(4), []),
+    (
+        Cohort(
+            plan_id(STEPPING),
+            (Slot(0), Filled(0.5), Own()),
+            (Sum(20), Mean(), KeptOwn()),
+            (CohortMember(2.0, (Handle(1),), (), (9,)), CohortMember(1.0, (RowsOf(2, 0, 3),), (2,), (2,))),
+            2.0**40,
+        ),
+        [torch.ones(3)],
+    ),
     (Get((3,), True), []),
 ]
 """Into the index and into files, with and without large replies, with files that are no longer needed."""
@@ -125,7 +137,7 @@ def test_an_operation_that_fails_is_an_error_and_changes_nothing(tmp_path: Path,
         assert state(home.worker) == expected[done + 1]
     assert failed > MANY
     # Nothing depends on the removal of a file, and SQLite itself says whether it committed.
-    assert done_all_the_same == {"before": 2, "after": 7}[when]
+    assert done_all_the_same == {"before": 2, "after": 8}[when]
 
 
 def _at(step: int, fail: Callable[..., None]) -> Callable[[int, str], None]:

@@ -599,9 +599,11 @@ def test_an_answer_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch)
     means, seconds = torch.zeros(2, 2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     slots = tuple(Slot(i) for i in range(4))
 
-    def answer(done: CohortDone, tensors: list[torch.Tensor]) -> None:
+    whole = [torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)]
+
+    def answer(done: CohortDone, tensors: list[torch.Tensor], **options: Any) -> None:
         monkeypatch.setattr(bob.connection, "call", lambda *_: (done, tensors))
-        fit(bob, members)
+        fit(bob, members, **options)
 
     good = CohortDone((0, 1), (), (), slots[:2], (), slots[2], slots[3])
     answer(good, [w, seen, means, seconds])
@@ -620,6 +622,22 @@ def test_an_answer_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch)
     ):
         with pytest.raises(DecodeError):
             answer(done, tensors)
+    each = {"grid": None, "each": True}
+    answer(CohortDone((0, 1), (), (), (), slots[:2], slots[2], slots[3]), [*whole, means, seconds], **each)
+    for rows in (
+        [whole[0][:1], whole[1]],
+        [whole[0][:, :2], whole[1]],
+        [whole[0].double(), whole[1]],
+        [whole[0].bool(), whole[1]],
+        [whole[0], whole[0]],
+    ):
+        done = CohortDone((0, 1), (), (), (), slots[:2], slots[2], slots[3])
+        with pytest.raises(DecodeError):
+            answer(done, [*rows, means, seconds], **each)
+    with pytest.raises(DecodeError, match="2 models, got 0, 1"):
+        answer(
+            CohortDone((0, 1), (), (), (), slots[:1], slots[2], slots[3]), [*whole, means, seconds], **each
+        )
 
 
 # The message itself

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +17,7 @@ from runtime.federated.dispatch import Dispatch, within
 from runtime.messages import List
 
 SOON = 30.0
+ROOT = Path(__file__).parents[2]
 
 
 class Elsewhere(VirtualWorker):
@@ -143,3 +148,51 @@ def test_within_ends_in_time_or_gives_what_came() -> None:
     release = threading.Event()
     assert within(time.monotonic() + 0.01, lambda: release.wait(SOON)) is None
     release.set()
+
+
+class _Job:
+    """A job that can be looked for."""
+
+    def __call__(self) -> str:
+        return "done"
+
+
+def test_a_job_is_let_go_of_before_its_outcome_comes(dispatch: Dispatch[object]) -> None:
+    worker = VirtualWorker("a")
+    for _ in range(50):  # what it holds are handles: a round has to end with none of the round before
+        job = _Job()
+        held = weakref.ref(job)
+        dispatch.submit(worker, job)
+        del job
+        assert dispatch.wait(soon()) is not None
+        assert held() is None
+
+
+_ENDS = """
+import threading, time, torch
+from runtime import VirtualWorker
+from runtime.federated.dispatch import Dispatch
+
+torch.set_num_threads(1)
+begun = threading.Event()
+
+def job():
+    x = torch.ones(8, requires_grad=True)
+    end = time.monotonic() + 0.5
+    begun.set()
+    while time.monotonic() < end:
+        torch.autograd.grad((torch.tanh(x) * x).sum(), x)
+
+dispatch = Dispatch(here=1)
+for name in ("a", "b"):
+    dispatch.submit(VirtualWorker(name), job)
+begun.wait()
+"""
+
+
+def test_python_can_end_while_a_worker_here_computes() -> None:
+    # Without care it is aborted: a thread in torch's C++ that Python ends takes the process with it.
+    done = subprocess.run(
+        [sys.executable, "-c", _ENDS], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

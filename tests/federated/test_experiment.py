@@ -51,6 +51,14 @@ def said(text: str, *overrides: str) -> str:
 # -- reading
 
 
+@pytest.mark.parametrize(
+    "text",
+    [f"a = {'[' * 100_000}", f"a = {'{a=' * 50_000}", f"[{'a.' * 20_000}b]", f"[run]\nrounds = {'1' * 5000}"],
+)
+def test_a_file_that_means_harm_is_refused_like_any_other(text: str) -> None:
+    assert "exp.toml:1" in said(text)
+
+
 def test_an_empty_file_is_an_experiment() -> None:
     assert parse("", WHERE).experiment == Experiment()
 

@@ -16,7 +16,6 @@ from runtime import FederatedDataset, VirtualWorker, count_messages
 from runtime.errors import RoundFailed
 from runtime.federated import (
     Constant,
-    Everyone,
     FedAdam,
     FedAvgM,
     Federation,
@@ -349,11 +348,26 @@ def test_resume_needs_checkpoints() -> None:
         Federation(plan(), population(1)).run(1, resume=True)
 
 
-def test_data_that_does_not_fit_fails_the_round_and_says_why() -> None:
+def test_data_that_does_not_fit_is_refused_before_a_round() -> None:
     x, y = data()
-    wide = Population.split((torch.cat([x, x], 1), y), clients=3, workers=workers(1))
-    federation = Federation(plan(), wide, sampling=Everyone())
-    with pytest.raises(RoundFailed, match="worker 'w0'"):
+    for tensors, wants in [
+        (
+            (torch.cat([x, x], 1), y),
+            r"wants rows of f32\[4\] for 'input', those of the population are f32\[8\]",
+        ),
+        ((x.double(), y), r"wants rows of f32\[4\] for 'input', those of the population are f64\[4\]"),
+        ((x, y[:, None]), r"wants rows of i64\[\] for 'target', those of the population are i64\[1\]"),
+        ((x,), r"takes 2 tensors of data \(input, target\), a client of the population has 1"),
+    ]:
+        with pytest.raises(InputError, match=wants):
+            Federation(plan(), Population.split(tensors, clients=3, workers=workers(1)))
+
+
+def test_made_data_that_does_not_fit_fails_the_round_and_says_why() -> None:
+    x, y = data()
+    wide = Population.from_source(lambda _: (torch.cat([x, x], 1), y), [60.0] * 3, workers(1))
+    federation = Federation(plan(), wide)
+    with pytest.raises(RoundFailed, match=r"worker 'w0'.* wants f32"):
         federation.round()
     assert federation.number == 0
 

@@ -178,7 +178,9 @@ def test_weights_count_by_their_ratio_and_zero_is_never() -> None:
 
 def test_expected_sizes() -> None:
     assert [s.expected_size(50) for s in ALL] == [50, 10, 10, 10]
-    assert Uniform(10).expected_size(4) == 4
+    for sampling in (Uniform(10), ByWeight(10)):
+        with pytest.raises(InputError, match=r"\(10\) needs a population of at least 10 clients, got 4"):
+            sampling.expected_size(4)
 
 
 # -- what is refused -----------------------------------------------------------------------------------------

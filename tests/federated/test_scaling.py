@@ -8,6 +8,8 @@ import torch
 
 from runtime import RemoteTensor, VirtualWorker, count_messages
 from runtime.federated import Federation, Population, Uniform
+from runtime.federated.members import CohortResult
+from runtime.federated.work import Collected
 from tests.federated import training as T
 
 COHORT = 40
@@ -60,3 +62,15 @@ def test_messages_are_as_many_as_workers_however_many_clients() -> None:
     assert dict(sent.by_kind) == {"Cohort": 4}
     assert done.contributions == 200
     assert done.messages == 2
+
+
+def test_sums_are_added_up_as_they_come() -> None:
+    """However many workers there are, the coordinator does not hold the sums of each until the last is in."""
+    collected: Collected[None] = Collected()
+    for client in range(3):
+        sums = {"w": torch.full((5,), 10**client)}
+        nothing = torch.zeros(1, dtype=torch.float64)
+        collected.add(CohortResult((client,), {}, (), 1.0, sums, {}, {}, {}, nothing))
+    assert collected.sums["w"].tolist() == [111] * 5
+    assert collected.done == [0, 1, 2]
+    assert not any(result.sums for result in collected.results)

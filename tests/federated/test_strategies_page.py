@@ -28,6 +28,8 @@ def test_examples_run_and_print_what_the_page_says(capsys: pytest.CaptureFixture
         assert line.removesuffix(" ...]") in printed
     (text,) = re.findall(r"```\n(plan .*?)```", PAGE, re.DOTALL)
     assert text in printed
+    for text in re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL):
+        assert text in printed
 
 
 def test_every_strategy_is_on_the_page() -> None:

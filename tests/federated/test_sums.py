@@ -191,3 +191,22 @@ def test_sums_of_different_things_are_refused() -> None:
         grid.mean({"b": torch.ones(2, dtype=I64)}, 1.0, {"b": torch.ones(2)})
     with pytest.raises(InputError, match="nobody contributed"):
         grid.mean(one, 0.0, {"a": torch.ones(2)})
+
+
+@pytest.mark.parametrize(("dtype", "headroom"), [(F32, 10), (F64, 10), (F32, 20)])
+def test_large_states_are_added_up_piece_by_piece_to_the_same_sums(dtype: torch.dtype, headroom: int) -> None:
+    made = torch.Generator().manual_seed(0)
+    shapes = {"large": (300, 500), "other": (70_001,), "scaled": (5,)}
+    states = [
+        {path: torch.randn(s, generator=made).to(dtype) for path, s in shapes.items()} for _ in range(2)
+    ]
+    for state in states:
+        state["scaled"] *= 1000
+    grid = Grid.of(states[0], 8.0, headroom)
+    found = add_up(grid, states, [3.0, 5.0])
+    for path, exponent in grid.exponents.items():
+        terms = [
+            (s[path].to(F64) * (w * 2.0**exponent)).round().to(I64)
+            for s, w in zip(states, (3.0, 5.0), strict=True)
+        ]
+        assert torch.equal(found[path], terms[0] + terms[1])

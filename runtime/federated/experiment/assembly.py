@@ -123,6 +123,7 @@ def make_federation(
         mean=experiment.mean.make(),
         quorum=rounds.quorum,
         late=rounds.late,
+        reduce=rounds.reduce,
     )
 
 

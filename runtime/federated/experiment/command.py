@@ -25,8 +25,8 @@ from runtime.federated.experiment.engines import Engine, started
 from runtime.federated.experiment.file import Loaded, load
 from runtime.federated.experiment.keys import plain
 from runtime.federated.experiment.toml import dumps
-from runtime.federated.federation import Result
 from runtime.federated.proximal import unwrapped
+from runtime.federated.result import Result
 from runtime.federated.watch import JsonLines, Progress, Report, TensorBoard, read_lines
 from runtime.federated.watch.history import all_measured
 
@@ -46,10 +46,12 @@ class Finished:
         last = self.result.rounds[-1] if self.result.rounds else None
         out = [f"{count_of(len(self.result.rounds), 'round')}: {self.result.why}"]
         if last is not None:
-            out += [f"  {name:<24} {value:.4f}" for name, value in all_measured(last).items()]
+            measured = all_measured(last)
+            width = max(24, *map(len, measured)) if measured else 24
+            out += [f"  {name:<{width}} {value:.4f}" for name, value in measured.items()]
             traffic = sum(done.bytes_out + done.bytes_in for done in self.result.rounds)
-            out.append(f"  {'messages':<24} {sum(done.messages for done in self.result.rounds):,}")
-            out.append(f"  {'bytes, both ways':<24} {size(traffic)}")
+            out.append(f"  {'messages':<{width}} {sum(done.messages for done in self.result.rounds):,}")
+            out.append(f"  {'bytes, both ways':<{width}} {size(traffic)}")
         return [*out, f"wrote {self.folder / MODEL}"]
 
 

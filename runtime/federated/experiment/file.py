@@ -107,6 +107,13 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
 def parse(text: str, path: Path, overrides: Sequence[str] = ()) -> Loaded:
     """The experiment that a text says; see `load`."""
     source = _Source(text, str(path))
+    try:
+        return _parsed(source, path, overrides)
+    except RecursionError:
+        raise ExperimentError("the file is nested too deeply", Span(str(path), 1, 1, 2)) from None
+
+
+def _parsed(source: _Source, path: Path, overrides: Sequence[str]) -> Loaded:
     data = source.read()
     source.override(data, overrides)
     given = frozenset(dotted(at) for at in _leaves(data))
@@ -136,6 +143,9 @@ class _Source:
             message = re.sub(r" \(at .*\)$", "", str(error))
             span = Span(self._name, line, column, column + 1)
             raise ExperimentError(f"this is not TOML: {message}", span, self._text) from None
+        except ValueError:  # Python's own limit
+            span = Span(self._name, 1, 1, 2)
+            raise ExperimentError("the file has a number of thousands of digits", span) from None
 
     def override(self, data: dict[str, Any], overrides: Sequence[str]) -> None:
         """Put ``table.key=value`` entries into the data of the file."""
@@ -179,7 +189,7 @@ def _value(text: str) -> Any:
     """A value as TOML has it; a text without quotes where it is none."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         return text
 
 

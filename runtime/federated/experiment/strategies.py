@@ -170,6 +170,8 @@ class Rounds(Section, frozen=True):
             more round.
         on_failure: what becomes of the clients of a lost worker.
         retries: how often a client is given to another worker in a round.
+        reduce: how the workers' sums become one. direct: each comes here; tree: workers that can send to each
+            other add them up two by two, and one comes here.
     """
 
     quorum: Share = 0.8
@@ -179,6 +181,7 @@ class Rounds(Section, frozen=True):
     late: Literal["drop", "use"] = "drop"
     on_failure: Literal["reschedule", "drop", "fail"] = "reschedule"
     retries: Natural = 1
+    reduce: Literal["direct", "tree"] = "direct"
 
 
 class Async(Section, frozen=True):

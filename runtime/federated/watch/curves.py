@@ -16,6 +16,8 @@ from runtime.federated.watch.history import History, RoundRecord
 _SHARES = ("accuracy", "precision", "recall", "f1")
 _LINES = 6
 """Lines in one chart at most: there are as many colours."""
+_GAPS = 1000
+"""Rounds that a file of events may leave out for each one that it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,8 @@ def charts(history: History) -> Iterator[Chart]:
     if not history.rounds or not history.results():
         return
     first, last = min(history.rounds), max(history.rounds)
+    if last - first >= _GAPS * (len(history.rounds) + 1):
+        return  # no run leaves out so many: a file that says so would take all memory
     records = [history.rounds.get(number, RoundRecord(number)) for number in range(first, last + 1)]
 
     def of(value: Callable[[RoundDone], float]) -> list[float]:

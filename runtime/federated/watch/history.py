@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -143,7 +142,7 @@ class History:
             for worker, seconds in done.slowest.items():
                 found.setdefault(worker, []).append(seconds)
         made = {
-            worker: Straggler(len(seconds), math.fsum(seconds) / len(seconds), max(seconds), last[worker])
+            worker: Straggler(len(seconds), sum(seconds) / len(seconds), max(seconds), last[worker])
             for worker, seconds in found.items()
         }
         return dict(sorted(made.items(), key=lambda item: (-item[1].mean, item[0])))

@@ -19,6 +19,9 @@ import msgspec
 from planc.errors import DataError, PlancError
 from runtime.federated.events import Event, RunDone, RunStarted, from_json, to_json
 
+_DIGITS = 20
+"""Of a whole number, at most: more are no count and no seed."""
+
 
 class JsonLines:
     """A callback that writes every event to a file, one line each.
@@ -109,11 +112,17 @@ def _events(path: Path, text: str) -> Iterator[Event]:
     whole, _, _ = text.rpartition("\n")
     for number, line in enumerate(whole.split("\n") if whole else [], 1):
         try:
-            yield _event(json.loads(line))
-        except (ValueError, AttributeError, PlancError, msgspec.ValidationError) as error:
+            yield _event(json.loads(line, parse_int=_whole))
+        except (ValueError, AttributeError, RecursionError, PlancError, msgspec.ValidationError) as error:
             raise DataError(
                 f"{path}, line {number}: expected an event of a run, as JsonLines writes them: {error}"
             ) from None
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
 
 
 def _event(data: Any) -> Event:

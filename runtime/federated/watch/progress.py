@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColu
 from rich.progress import Progress as Bars
 
 from planc.draw.figures import size
+from planc.draw.marks import clean
 from planc.text.suggest import count_of
 from runtime.federated.events import (
     CheckpointSkipped,
@@ -114,7 +115,8 @@ class Progress:
             self._bars.update(self._rounds, completed=number)
 
     def _line(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True)
+        # Reasons come from workers: none may write over the terminal, or a line that looks like ours.
+        self._console.print(clean(text), soft_wrap=True)
 
 
 def round_line(record: RoundRecord, done: RoundDone) -> str:

@@ -9,7 +9,6 @@ import os
 import secrets
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -17,6 +16,7 @@ from string import Template
 from rich.filesize import decimal
 
 import planc
+from planc.draw.marks import safe
 from planc.draw.style import page_style
 from planc.text.suggest import count_of
 from runtime.charts import chart_style, plain
@@ -76,12 +76,12 @@ def render(history: History, title: str = "A federated run") -> str:
     """The page."""
     template = Template(files("runtime.federated.watch").joinpath("report.html").read_text(encoding="utf-8"))
     return template.substitute(
-        title=escape(title),
+        title=safe(title),
         style=page_style() + chart_style(),
-        summary=escape(_summary(history)),
-        facts="\n".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in _facts(history)),
+        summary=safe(_summary(history)),
+        facts="\n".join(f"<div><dt>{safe(k)}</dt><dd>{safe(v)}</dd></div>" for k, v in _facts(history)),
         body="\n".join(_body(history)),
-        made=escape(f"Made by planc {planc.__version__} from the events of the run."),
+        made=safe(f"Made by planc {planc.__version__} from the events of the run."),
     )
 
 
@@ -113,7 +113,7 @@ def _facts(history: History) -> Iterator[tuple[str, str]]:
 
 def _body(history: History) -> Iterator[str]:
     drawn = [
-        f'<div class="panel"><h3>{escape(chart.title)}</h3>\n{chart.draw()}\n</div>'
+        f'<div class="panel"><h3>{safe(chart.title)}</h3>\n{chart.draw()}\n</div>'
         for chart in charts(history)
     ]
     if drawn:
@@ -137,7 +137,7 @@ def _workers(history: History) -> Iterator[str]:
     most = max(straggler.mean for straggler in found.values()) or 1.0
     rows = [
         (
-            escape(worker),
+            safe(worker),
             f"{s.rounds:,}",
             f'{s.mean:.3g}<span class="meter"><i style="width:{100 * s.mean / most:.0f}%"></i></span>',
             f"{s.worst:.3g}",
@@ -153,26 +153,26 @@ def _workers(history: History) -> Iterator[str]:
 def _failures(history: History) -> Iterator[str]:
     """What went wrong: rounds, workers, clients."""
     rounds = [
-        (str(record.number), escape(record.end.why))
+        (str(record.number), safe(record.end.why))
         for record in history.rounds.values()
         if isinstance(record.end, RoundFailed)
     ]
     workers = [
         (
             str(event.number),
-            escape(event.worker),
-            escape(event.why),
+            safe(event.worker),
+            safe(event.why),
             str(len(event.rescheduled)),
             str(len(event.dropped)),
         )
         for event in history.lost
     ]
     refused = [
-        (str(event.number), escape(event.worker), escape(event.why), "0", str(len(event.dropped)))
+        (str(event.number), safe(event.worker), safe(event.why), "0", str(len(event.dropped)))
         for event in history.refused
     ]
-    clients = [(escape(why), f"{count:,}") for why, count in history.reasons().most_common()]
-    skipped = [(escape(event.path), escape(event.why)) for event in history.skipped]
+    clients = [(safe(why), f"{count:,}") for why, count in history.reasons().most_common()]
+    skipped = [(safe(event.path), safe(event.why)) for event in history.skipped]
     parts = [
         ("Rounds that failed", ("round", "why"), rounds, (1,)),
         (
@@ -198,17 +198,17 @@ def _settings(history: History) -> Iterator[str]:
         return
     yield "<h2>Settings</h2>"
     rows = [
-        f"<div><dt>{escape(key)}</dt><dd>{escape(_setting(value))}</dd></div>"
+        f"<div><dt>{safe(key)}</dt><dd>{safe(_setting(value))}</dd></div>"
         for key, value in history.start.config.items()
     ]
     if rows:
         yield f'<div class="panel"><dl class="settings">{"".join(rows)}</dl></div>'
-    told = [f"The plan of the clients: <code>{escape(history.start.plan_id)}</code>"]
+    told = [f"The plan of the clients: <code>{safe(history.start.plan_id)}</code>"]
     if history.resumed:
         told.append(f"Resumed before round {', '.join(map(str, history.resumed))}")
     if history.checkpoints:
         last = history.checkpoints[-1]
-        told.append(f"The last checkpoint, after round {last.number}: <code>{escape(last.path)}</code>")
+        told.append(f"The last checkpoint, after round {last.number}: <code>{safe(last.path)}</code>")
     yield from (f'<p class="foot">{text}</p>' for text in told)
 
 
@@ -249,12 +249,12 @@ def _table(
 ) -> str:
     """A table in a panel. Cells are HTML; the columns ``words`` hold text and are set to the left."""
     css = [' class="words"' if column in words else "" for column in range(len(head))]
-    cells = "".join(f"<th{c}>{escape(name)}</th>" for c, name in zip(css, head, strict=True))
+    cells = "".join(f"<th{c}>{safe(name)}</th>" for c, name in zip(css, head, strict=True))
     body = "\n".join(
         "<tr>" + "".join(f"<td{c}>{cell}</td>" for c, cell in zip(css, row, strict=True)) + "</tr>"
         for row in rows
     )
-    above = f"<h3>{escape(title)}</h3>" if title else ""
+    above = f"<h3>{safe(title)}</h3>" if title else ""
     return (
         f'<div class="panel scroll">{above}<table><thead><tr>{cells}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>"
