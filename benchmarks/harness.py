@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 Contender = Callable[[], Any]
-OURS = ("plan", "FederatedAveraging")
+OURS = ("plan", "FederatedAveraging", "Federation")
 """Words in the names of planc's own ways."""
 
 

@@ -8,6 +8,7 @@ from html import escape
 
 from benchmarks.harness import Report, Result, missed, seconds
 from benchmarks.page import INTRODUCTION, command, section
+from benchmarks.scaling import plots
 from benchmarks.suites import suites
 from benchmarks.targets import judged
 
@@ -31,7 +32,10 @@ strong { color: var(--bad); } .reached { color: var(--good); }
 svg { width: 100%; height: auto; max-width: 52rem; }
 svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
 svg .soft { fill: var(--soft); } svg .base { fill: var(--base); } svg .ours { fill: var(--ours); }
-svg .other { fill: var(--other); } svg .limit { stroke: var(--bad); stroke-dasharray: 4 3; }
+svg .other { fill: var(--other); } svg .rule { stroke: var(--line); }
+svg polyline { stroke-width: 2; } svg polyline.ours, svg polyline.other { fill: none; }
+svg polyline.ours { stroke: var(--ours); } svg polyline.other { stroke: var(--other); }
+svg .limit { stroke: var(--bad); stroke-dasharray: 4 3; }
 """
 _LEFT, _WIDTH, _BAR = 300, 780, 18
 
@@ -83,14 +87,16 @@ def bars(result: Result) -> str:
 
 
 def _is_ours(name: str) -> bool:
-    return any(word in name for word in ("plan,", "plan ", "executable", "FederatedAveraging", "pipelined"))
+    return any(word in name for word in ("plan,", "plan ", "executable", "Federat", "pipelined"))
 
 
 def _counts_plot(report: Report, name: str) -> str:
-    """Messages of the jobs whose ways differ much; other tables speak for themselves."""
+    """Messages of the jobs whose ways differ much, and how rounds grow; other tables speak for themselves."""
+    if name == "scaling":
+        return plots(report.tables[name])
     if name != "messages":
         return ""
-    plots: list[str] = []
+    found: list[str] = []
     rows = report.tables[name]
     for work in dict.fromkeys(str(row["work"]) for row in rows if row["work"][:3] in ("T5 ", "T10", "T13")):
         mine = [row for row in rows if row["work"] == work]
@@ -103,8 +109,8 @@ def _counts_plot(report: Report, name: str) -> str:
             )
             for row in mine
         ]
-        plots.append(f"<h3>{escape(work)}: messages</h3>{_bars(work, shown, max(r[1] for r in shown), None)}")
-    return "".join(plots)
+        found.append(f"<h3>{escape(work)}: messages</h3>{_bars(work, shown, max(r[1] for r in shown), None)}")
+    return "".join(found)
 
 
 def _bars(title: str, rows: list[tuple[str, float, str, str]], most: float, limit: float | None) -> str:

@@ -60,7 +60,7 @@ class Scenario:
 
 def scenarios(quick: bool) -> Mapping[str, Scenario]:
     """All of them; with fewer clients where it is quick."""
-    many, few, crowd, cohort = (20, 3, 100, 10) if quick else (100, 10, 1000, 50)
+    many, few, crowd, cohort = (20, 2, 100, 10) if quick else (100, 10, 1000, 50)
     return {
         "mlp": Scenario(f"{many} clients x 2 batches of the MLP", MLP_SGD, many, many, 2, 32, "<= 0.7x"),
         "cnn": Scenario(f"{few} clients x 2 batches of the CNN", CNN, few, few, 2, 64),

@@ -20,6 +20,7 @@ from benchmarks import (
     network,
     peak,
     rounds,
+    scaling,
     steps,
 )
 from benchmarks.harness import Result, seconds
@@ -86,6 +87,15 @@ def suites(peers: bool = False) -> dict[str, Suite]:
             "Rounds",
             "Federated averaging with the same data, model and batches.",
             results=partial(rounds.run, peers=peers),
+        ),
+        "scaling": Suite(
+            "Scaling",
+            "How a round grows: against the cohort, the clients that are not in it, the model and the "
+            "workers, in one process of its own for each place where workers are. The model is the MLP "
+            "784-64-10 where nothing else is said, a client has 8 rows in batches of 4; times are medians. "
+            "Data made on demand is made and sent anew for most of a cohort (of 1,000 clients, for half). "
+            "`docs/planning.md` makes a formula of it.",
+            rows=scaling.run,
         ),
         "compiling": Suite(
             "Compile time",

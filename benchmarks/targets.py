@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.harness import Report, Result
+from benchmarks.rounds import ONE, RAY
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def _against(peer: str) -> Callable[[Report], float | None]:
     def find(report: Report) -> float | None:
         result = _result(report, "rounds", ("clients x", "MLP"))
         medians = {figure.name: figure.median for figure in result.figures} if result is not None else {}
-        ours = next((m for name, m in medians.items() if "FederatedAveraging, in-process" in name), None)
+        ours = next((m for name, m in medians.items() if name == ONE), None)
         theirs = next((m for name, m in medians.items() if name.startswith(peer)), None)
         return None if ours is None or theirs is None else ours / theirs
 
@@ -90,11 +91,12 @@ TARGETS = (
         "round of the MLP, in-process",
         "plain loop",
         0.7,
-        _ratio("rounds", "clients x", "MLP", way="in-process"),
+        _ratio("rounds", "clients x", "MLP", way=ONE),
     ),
     Target("the same", "pfl", 0.4, _against("pfl")),
     Target("the same", "Flower", 1 / 30, _against("Flower")),
-    Target("many clients, a cohort a round", "plain loop", 0.8, _ratio("rounds", "cohort", way="in-process")),
+    Target("the same on Ray, two workers", "two in this process", 1.3, _ratio("rounds", "Ray", way=RAY)),
+    Target("many clients, a cohort a round", "plain loop", 0.8, _ratio("rounds", "cohort", way=ONE)),
     Target("overhead a node over the bare call", "loop by hand", 0.3, _overhead, "us"),
     Target("MLP step over a unix socket", _EAGER, 2.0, _ratio("network", "MLP", "unix", way="plan at")),
 )

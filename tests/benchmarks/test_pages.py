@@ -15,6 +15,7 @@ from benchmarks.__main__ import main
 from benchmarks.harness import Figure, Report, Result, missed
 from benchmarks.html import bars, html
 from benchmarks.page import page
+from benchmarks.rounds import EACH, ONE, RAY, TWO
 from benchmarks.suites import suites
 from benchmarks.targets import TARGETS, judged
 from planc.cli import app
@@ -48,12 +49,20 @@ def report() -> Report:
             "plain PyTorch loop",
             (
                 figure("plain PyTorch loop", 1.0),
-                figure("FederatedAveraging, in-process", 0.8),
+                figure(EACH, 0.9),
+                figure(ONE, 0.8),
                 figure("Flower 1.0", 40.0),
                 figure("pfl 1.0", 1.6),
             ),
             "parameters travel",
             "<= 0.7x",
+        ),
+        Result(
+            "rounds",
+            "Ray: 100 clients x 2 batches of the MLP",
+            TWO,
+            (figure(TWO, 1.0), figure(ONE, 1.5), figure(RAY, 1.2)),
+            target="<= 1.3x",
         ),
         Result(
             "micro",
@@ -72,11 +81,13 @@ def report() -> Report:
 
 def test_targets_are_judged_by_the_figures(report: Report) -> None:
     found = {(row["work"], row["baseline"]): (row["measured"], row["verdict"]) for row in judged(report)}
-    assert len(found) == len(TARGETS) == 13
+    assert len(found) == len(TARGETS) == 14
     eager = "local eager PyTorch"
     assert found[("linear 2x1 SGD step, message included", eager)] == ("0.200x", "reached")
     assert found[("MLP 784-64-10 step, SGD, batch 32", eager)] == ("0.900x", "**missed**")
     assert found[("the same", "pfl")] == ("0.500x", "**missed**")
+    assert found[("round of the MLP, in-process", "plain loop")] == ("0.800x", "**missed**")
+    assert found[("the same on Ray, two workers", "two in this process")] == ("1.200x", "reached")
     assert found[("the same", "Flower")] == ("0.020x", "reached")
     assert found[("overhead a node over the bare call", "loop by hand")] == ("0.200 us", "reached")
     assert found[("peak memory of a CNN step", eager)] == ("1.100x", "**missed**")
