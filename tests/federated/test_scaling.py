@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 
 import torch
@@ -32,7 +33,11 @@ def population(clients: int) -> Population:
 def alive() -> int:
     """Bytes of all tensors of this process, its workers' too, with a thousand for each handle."""
     gc.collect()
-    found = {t.data_ptr(): t.untyped_storage().nbytes() for t in gc.get_objects() if type(t) is torch.Tensor}
+    found: dict[int, int] = {}
+    for tensor in gc.get_objects():
+        if type(tensor) is torch.Tensor:
+            with contextlib.suppress(RuntimeError):  # what captures leave behind has no memory
+                found[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
     handles = sum(type(o) is RemoteTensor for o in gc.get_objects())
     return sum(found.values()) + 1000 * handles
 
