@@ -32,8 +32,6 @@ from tests.federated.chaos.striking import Chaos, limit
 LIMIT = 240
 """Seconds for one test: several times what it takes on a slow machine, so that only a hang takes longer."""
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are started by forking")
-
 
 @pytest.fixture(scope="module")
 def processes() -> Generator[Processes]:

@@ -379,8 +379,6 @@ SETTINGS: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("overrides", SETTINGS.values(), ids=list(SETTINGS))
 def test_settings_run_and_learn(folder: Path, overrides: list[str]) -> None:
-    if "watch.tensorboard=true" in overrides:
-        pytest.importorskip("tensorboard")
     go("run.rounds=2", *overrides)
     (*_, last) = [e for e in read_lines("runs/small/events.jsonl") if isinstance(e, RoundDone)]
     assert last.evaluation["loss"] < 1.5
@@ -544,7 +542,6 @@ def test_planc_run_refuses_what_does_not_fit(folder: Path, args: list[str], code
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_run_and_learn(path: Path, tmp_path: Path) -> None:
-    pytest.importorskip("mlxtend")
     overrides = [f"run.output={tmp_path}/out", "watch.progress=false"]
     done = run(path, overrides, load_plan=planc.load)
     assert done.result.rounds[-1].evaluation["accuracy"] > 0.85

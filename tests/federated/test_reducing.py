@@ -19,28 +19,10 @@ from runtime.federated import Federation, Median, Population, Uniform
 from runtime.federated import events as E
 from runtime.federated.settings import Reduce
 from runtime.policy import Policy, Rights
-from runtime.wire import Frame
 from runtime.worker import Worker
-from tests.federated.training import Faults, State, data, of, plan, same, watched, workers
+from tests.federated.training import Faults, FaultyChannel, State, data, of, plan, same, watched, workers
 
 ROUNDS, CLIENTS = 3, 9
-
-
-class _Faulty(InProcessChannel):
-    def __init__(self, worker: Worker, faults: Faults) -> None:
-        super().__init__(worker)
-        self._faults = faults
-
-    def call(self, frame: Frame) -> bytearray:
-        faults = self._faults
-        number, faults.count = faults.count, faults.count + 1
-        if faults.dead or (number == faults.at and faults.how == "request"):
-            raise ConnectionLost("the request is lost, as the test wants it", worker=self._id)
-        reply = super().call(frame)
-        if number == faults.at:
-            faults.dead = faults.how == "kill"
-            raise ConnectionLost("the reply is lost, as the test wants it", worker=self._id)
-        return reply
 
 
 class Related(WorkerHandle):
@@ -52,7 +34,7 @@ class Related(WorkerHandle):
         self.faults = faults
         self.worker = Worker(id, peers=lambda to: _way(family[to]))
         family[id] = self
-        super().__init__(id, Connection(_Faulty(self.worker, faults), "me"))
+        super().__init__(id, Connection(FaultyChannel(self.worker, faults), "me"))
 
 
 def _way(to: Related) -> Channel:

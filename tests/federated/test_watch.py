@@ -181,7 +181,6 @@ def test_on_a_terminal_there_are_bars(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_tensorboard_has_a_point_a_round(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     with_cut = [*run(5, last=3), *run(5, first=3)]

@@ -77,7 +77,9 @@ class Faults:
         self.released.set()
 
 
-class _Faulty(InProcessChannel):
+class FaultyChannel(InProcessChannel):
+    """A channel that fails as asked."""
+
     def __init__(self, worker: Worker, faults: Faults) -> None:
         super().__init__(worker)
         self._faults = faults
@@ -108,7 +110,7 @@ class FaultyWorker(WorkerHandle):
     def __init__(self, id: str, faults: Faults | None = None) -> None:
         self.faults = faults or Faults()
         self.worker = Worker(id)
-        super().__init__(id, Connection(_Faulty(self.worker, self.faults), "me"))
+        super().__init__(id, Connection(FaultyChannel(self.worker, self.faults), "me"))
 
 
 def workers(count: int) -> list[VirtualWorker]:
