@@ -5,12 +5,15 @@ It asks `admission` and remembers; it decides nothing.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from runtime.access.admission import ONE_RIGHT, admit, enter
 from runtime.errors import PermissionDenied
 from runtime.identity import Identity
 from runtime.messages import Body
 from runtime.policy import Policy, Right
 
+K = TypeVar("K")
 _REMEMBERED = 4096
 
 
@@ -72,9 +75,7 @@ class Standings:
         found = self._vouched.get(identity)
         if found is None:
             found = Standing(identity, self._policy, self._worker, vouched=True)
-            if len(self._vouched) >= _REMEMBERED:
-                self._vouched.clear()
-            self._vouched[identity] = found
+            _remember(self._vouched, identity, found)
         return found
 
     def client(self, name: str) -> Standing:
@@ -82,9 +83,7 @@ class Standings:
         found = self._clients.get(name)
         if found is None:
             found = self.of(Identity(name))
-            if len(self._clients) >= _REMEMBERED:
-                self._clients.clear()
-            self._clients[name] = found
+            _remember(self._clients, name, found)
         return found
 
     def unvouched(self, name: str) -> Standing:
@@ -92,10 +91,14 @@ class Standings:
         found = self._unvouched.get(name)
         if found is None:
             found = Standing(self._policy.unvouched(name), self._policy, self._worker, vouched=False)
-            if len(self._unvouched) >= _REMEMBERED:  # names cost nothing to invent
-                self._unvouched.clear()
-            self._unvouched[name] = found
+            _remember(self._unvouched, name, found)
         return found
+
+
+def _remember(known: dict[K, Standing], key: K, found: Standing) -> None:
+    if len(known) >= _REMEMBERED:  # names cost nothing to invent
+        known.clear()
+    known[key] = found
 
 
 __all__ = ["Standing", "Standings"]

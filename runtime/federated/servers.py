@@ -142,7 +142,23 @@ class FedAdagrad(_Adaptive):
 
 
 @dataclass(frozen=True)
-class FedAdam(_Adaptive):
+class _Decaying(_Adaptive):
+    """What Adam and Yogi share: moments that decay."""
+
+    lr: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+
+    def __post_init__(self) -> None:
+        _positive(self, "lr", self.lr)
+        _decay(self, "beta1", self.beta1)
+        _decay(self, "beta2", self.beta2)
+        _positive(self, "tau", self.tau)
+
+
+@dataclass(frozen=True)
+class FedAdam(_Decaying):
     """Adam at the server.
 
     As `FedAdagrad` with ``v = beta2 * v + (1 - beta2) * delta**2``: Reddi et al., Adaptive Federated
@@ -155,17 +171,6 @@ class FedAdam(_Adaptive):
         tau: how adaptive: the smaller the more, above 0.
     """
 
-    lr: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.99
-    tau: float = 1e-3
-
-    def __post_init__(self) -> None:
-        _positive(self, "lr", self.lr)
-        _decay(self, "beta1", self.beta1)
-        _decay(self, "beta2", self.beta2)
-        _positive(self, "tau", self.tau)
-
     def _rule(self) -> Rule:
         beta2 = float(self.beta2)
         moment = f"{beta2!r} * second_moment + {1 - beta2!r} * square"
@@ -173,7 +178,7 @@ class FedAdam(_Adaptive):
 
 
 @dataclass(frozen=True)
-class FedYogi(_Adaptive):
+class FedYogi(_Decaying):
     """Yogi at the server.
 
     As `FedAdam` with ``v = v - (1 - beta2) * delta**2 * sign(v - delta**2)``, which moves by ``delta**2`` at
@@ -185,17 +190,6 @@ class FedYogi(_Adaptive):
         beta2: of the second moment, from 0 to below 1.
         tau: how adaptive: the smaller the more, above 0.
     """
-
-    lr: float = 0.01
-    beta1: float = 0.9
-    beta2: float = 0.99
-    tau: float = 1e-3
-
-    def __post_init__(self) -> None:
-        _positive(self, "lr", self.lr)
-        _decay(self, "beta1", self.beta1)
-        _decay(self, "beta2", self.beta2)
-        _positive(self, "tau", self.tau)
 
     def _rule(self) -> Rule:
         moment = f"second_moment - {1 - float(self.beta2)!r} * square * sign(second_moment - square)"
