@@ -1,8 +1,9 @@
-"""Optimizer updates over all tensors at once, in place where their memory is ours: the table's arithmetic.
+"""Optimizer updates with fewer calls, in place where their memory is ours: the table's arithmetic.
 
 On the CPU torch's multi-tensor kernels (`torch._foreach_*`) loop over its single-tensor ones: they give the
-bits of the op table's callables and are used. The fused ones (`torch._fused_adam_`) round the update of the
-parameters differently and are not. What `has_update` does not know runs by the table's callable.
+bits of the op table's callables. They are used where they take one number for all tensors; with a number for
+each a loop here is faster. The fused ones (`torch._fused_adam_`) round the update of the parameters
+differently and are not used. What `has_update` does not know runs by the table's callable.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Update = Callable[..., Sequence[torch.Tensor]]
 
 _torch: Any = torch
 """The names of torch that have no public spelling."""
-_KERNELS = ["add", "add_", "mul", "mul_", "lerp", "lerp_", "addcmul_", "sqrt", "div_", "neg", "addcdiv_"]
+_KERNELS = ["add", "add_", "neg"]
 _AVAILABLE = all(hasattr(torch, f"_foreach_{name}") for name in _KERNELS)
 
 
@@ -41,27 +42,31 @@ def update_of(call: Call, in_place: bool) -> Update:
         in_place: whether to write over the state operands, which must be dense and distinct; the results are
             those tensors then.
     """
-    return _UPDATES[call.op](in_place, **call.attrs)
+    params = call.operands[0]
+    assert isinstance(params, tuple)
+    dtype = next(value.type.dtype.torch for value in params if value is not None)
+    return _UPDATES[call.op](in_place, dtype, **call.attrs)
 
 
 def _sgd(
     in_place: bool,
+    dtype: torch.dtype,
     momentum: float = 0.0,
     dampening: float = 0.0,
     weight_decay: float = 0.0,
     nesterov: bool = False,
     maximize: bool = False,
 ) -> Update:
+    shrink = _number(momentum, dtype)
+
     def sgd(params: Tensors, grads: Tensors, momenta: Tensors, _steps: Tensors, lr: Any) -> Tensors:
         if maximize:
             grads = _torch._foreach_neg(grads)
         if weight_decay:
             grads = _torch._foreach_add(grads, params, alpha=weight_decay)
         if momentum:
-            if in_place:
-                _torch._foreach_mul_(momenta, momentum)
-            else:
-                momenta = _torch._foreach_mul(momenta, momentum)
+            # `_foreach_mul_` rounds the number for f16 and bf16; what is not in place does not.
+            momenta = [torch.mul(each, shrink, out=each if in_place else None) for each in momenta]
             _torch._foreach_add_(momenta, grads, alpha=1)
             grads = _torch._foreach_add(grads, momenta, alpha=momentum) if nesterov else momenta
         if in_place:
@@ -86,6 +91,7 @@ def _sgd(
 
 def _adam(
     in_place: bool,
+    dtype: torch.dtype,
     beta1: float = 0.9,
     beta2: float = 0.999,
     eps: float = 1e-8,
@@ -94,6 +100,8 @@ def _adam(
     maximize: bool = False,
     decoupled: bool = False,
 ) -> Update:
+    one, decay, epsilon = _number(1.0, torch.float32), _number(beta2, dtype), _number(eps, dtype)
+
     def adam(
         params: Tensors,
         grads: Tensors,
@@ -104,53 +112,55 @@ def _adam(
         lr: Any,
     ) -> Tensors:
         rate = float(lr)
-        if maximize:
-            grads = _torch._foreach_neg(grads)
-        if weight_decay and decoupled:
-            params = _mul(params, 1 - rate * weight_decay, in_place)
-        elif weight_decay:
-            grads = _torch._foreach_add(grads, params, alpha=weight_decay)
-        if in_place:
-            _torch._foreach_add_(steps, 1)
-            _torch._foreach_lerp_(exp_avgs, grads, 1 - beta1)
-        else:
-            steps = _torch._foreach_add(steps, 1)
-            exp_avgs = _torch._foreach_lerp(exp_avgs, grads, 1 - beta1)
-        exp_avg_sqs = _mul(exp_avg_sqs, beta2, in_place)
-        _torch._foreach_addcmul_(exp_avg_sqs, grads, grads, 1 - beta2)
-        largest = exp_avg_sqs
-        if amsgrad:
-            largest = max_exp_avg_sqs = _maximum(max_exp_avg_sqs, exp_avg_sqs, in_place)
-        counts = [step.item() for step in steps]
-        denominators = _torch._foreach_sqrt(largest)
-        _torch._foreach_div_(denominators, [(1 - beta2**count) ** 0.5 for count in counts])
-        _torch._foreach_add_(denominators, eps)
-        sizes = [-(rate / (1 - beta1**count)) for count in counts]
-        if in_place:
-            _torch._foreach_addcdiv_(params, exp_avgs, denominators, sizes)
-        else:  # written over what is not needed any more: fresh memory would be read from further away
-            params = [
-                torch.addcdiv(
-                    param, average, below, value=size, out=below if below.stride() == param.stride() else None
-                )
-                for param, average, below, size in zip(params, exp_avgs, denominators, sizes, strict=True)
-            ]
-        return [*params, *exp_avgs, *exp_avg_sqs, *max_exp_avg_sqs, *steps]
+        shrink = _number(1 - rate * weight_decay, dtype) if weight_decay and decoupled else None
+        largest = iter(max_exp_avg_sqs)
+        made: tuple[list[torch.Tensor], ...] = ([], [], [], [], [])
+        known, correction, size = None, one, 0.0
+        for param, grad, average, square, step in zip(
+            params, grads, exp_avgs, exp_avg_sqs, steps, strict=True
+        ):
+            step = torch.add(step, one, out=step if in_place else None)
+            count = step.item()
+            if count != known:  # as a rule all have the same
+                known, size = count, -(rate / (1 - beta1**count))
+                correction = _number((1 - beta2**count) ** 0.5, dtype)
+            if maximize:
+                grad = torch.neg(grad)
+            if shrink is not None:
+                param = torch.mul(param, shrink, out=param if in_place else None)
+            elif weight_decay:
+                grad = torch.add(grad, param, alpha=weight_decay)
+            average = torch.lerp(average, grad, 1 - beta1, out=average if in_place else None)
+            square = torch.mul(square, decay, out=square if in_place else None)
+            square.addcmul_(grad, grad, value=1 - beta2)
+            top = square
+            if amsgrad:
+                before = next(largest)
+                top = torch.maximum(before, square, out=before if in_place else None)
+                made[3].append(top)
+            below = torch.sqrt(top)
+            torch.div(below, correction, out=below)
+            torch.add(below, epsilon, out=below)
+            if in_place:
+                param.addcdiv_(average, below, value=size)
+            else:  # written over what is not needed any more: fresh memory would be read from further away
+                out = below if below.stride() == param.stride() else None
+                param = torch.addcdiv(param, average, below, value=size, out=out)
+            made[0].append(param)
+            made[1].append(average)
+            made[2].append(square)
+            made[4].append(step)
+        return [tensor for tensors in made for tensor in tensors]
 
     return adam
 
 
-def _mul(tensors: Tensors, number: float, in_place: bool) -> Tensors:
-    if in_place:
-        _torch._foreach_mul_(tensors, number)
-        return tensors
-    return _torch._foreach_mul(tensors, number)
+def _number(value: float, dtype: torch.dtype) -> Any:
+    """A number for arithmetic with tensors of a dtype: torch would make such a tensor of it at every call.
 
-
-def _maximum(ours: Tensors, others: Tensors, in_place: bool) -> Tensors:
-    if in_place:
-        return [torch.maximum(a, b, out=a) for a, b in zip(ours, others, strict=True)]
-    return [torch.maximum(a, b) for a, b in zip(ours, others, strict=True)]
+    Arithmetic on f16 and bf16 takes numbers as they are, not rounded to that dtype.
+    """
+    return torch.scalar_tensor(value, dtype=dtype) if dtype in (torch.float32, torch.float64) else value
 
 
 _UPDATES: dict[str, Callable[..., Update]] = {"opt.sgd": _sgd, "opt.adam": _adam}

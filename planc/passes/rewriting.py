@@ -144,6 +144,8 @@ def _settle(
             found = rule.match(node, context)
             if found is None:
                 continue
+            if isinstance(found, Value) and found.type != node.results[0].type:
+                continue  # dims that are equal by a relation: what the program says of its results stays
             fired[rule.name] += 1
             if isinstance(found, Value):
                 return found

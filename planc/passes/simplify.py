@@ -118,7 +118,7 @@ def _there_and_back(node: Node, context: Context) -> Found:
 def _filled(node: Node, context: Context) -> Found:
     """A number in place of a tensor that is full of it, where the number alone gives the same type."""
     for position in (1, 0):
-        made = context.source(node.operands[position], "aten.full")
+        made = _full(node.operands[position], context)
         if made is None or not isinstance(node.operands[1 - position], Value):
             continue
         fill, dtype = made.attr("fill_value"), made.results[0].type.dtype
@@ -132,6 +132,12 @@ def _filled(node: Node, context: Context) -> Found:
         if node.op in ("aten.add", "aten.mul") and not node.attrs:
             return remade(node, node.op, (node.operands[1], number))
     return None
+
+
+def _full(operand: Operand, context: Context) -> Node | None:
+    """What makes an operand that is full of one number, also where that is repeated."""
+    repeated = context.source(operand, "aten.expand")
+    return context.source(operand if repeated is None else repeated.operands[0], "aten.full")
 
 
 def _held(number: float, dtype: DType) -> bool:
