@@ -1,4 +1,4 @@
-"""Suite "steps", with ``torch.compile``: only the MLP, for compiling takes minutes, and not in quick runs."""
+"""Suite "steps", with ``torch.compile``: not ResNet-18, whose compiling takes minutes, and not in quick runs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch._dynamo.exc import TorchDynamoException
 import planc
 from benchmarks.harness import Result, compare
 from benchmarks.steps import eager
-from benchmarks.workloads import MLP_SGD, Workload
+from benchmarks.workloads import CNN, LINEAR, MLP_SGD, TRANSFORMER, Workload
 
 
 def run(quick: bool = False) -> Iterator[Result]:
     if not quick:
-        yield _beside(MLP_SGD)
+        yield from map(_beside, (LINEAR, MLP_SGD, CNN, TRANSFORMER))
 
 
 def _beside(work: Workload) -> Result:

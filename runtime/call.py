@@ -16,9 +16,10 @@ import torch
 
 from planc.errors import DecodeError, InputError, LimitError
 from planc.ir import DType, from_torch
+from planc.lower.transfer import to_device, wait
 from runtime.access.approvals import Approvals
 from runtime.access.standing import Standing
-from runtime.access.usage import Usage
+from runtime.access.usage import Taken, Usage
 from runtime.audit.touched import Left, Touched
 from runtime.errors import ObjectExists, ObjectNotFound, PermissionDenied, WrongWorker
 from runtime.executor import Executor
@@ -58,6 +59,10 @@ class Site:
     started: float = field(default_factory=time.time)
 
 
+_NOTHING_TAKEN = Taken()
+"""Of who was turned away: nobody counts that."""
+
+
 def _nothing() -> None:
     """There is no log to write to."""
 
@@ -79,8 +84,10 @@ class Call:
         rights: what the policy lets the client do.
         right: what the message asks to do: data of others is looked at with this right.
         spent: seconds of computing.
+        taken: what the client has taken so far.
         touched: what the request looked at and what left, for the audit log.
         request: the message itself.
+        logged: whether there is an audit log.
         log_leaving: write that something is about to leave, before it does; for what no reply carries.
     """
 
@@ -91,12 +98,14 @@ class Call:
         "back",
         "client",
         "log_leaving",
+        "logged",
         "request",
         "right",
         "rights",
         "site",
         "spent",
         "standing",
+        "taken",
         "tensors",
         "touched",
     )
@@ -114,10 +123,12 @@ class Call:
         self.rights = standing.rights
         self.tensors = tensors
         self.request = request
+        self.taken = _NOTHING_TAKEN
         self.back: list[torch.Tensor] = []
         self.right = Right.OWN
         self.spent = 0.0
         self.touched = Touched()
+        self.logged = False
         self.log_leaving: Callable[[], None] = _nothing
         self._attached = 0
         self._spread = 0
@@ -245,13 +256,15 @@ class Call:
         """
         if slot.index >= len(self.tensors):
             raise DecodeError(f"slot {slot.index}: {len(self.tensors)} tensors came along")
-        return self.tensors[slot.index].to(self.site.device)
+        return to_device(self.tensors[slot.index], self.site.device)
 
     def slot_to_keep(self, slot: Slot) -> torch.Tensor:
         """As `slot`, with memory of its own."""
         tensor = self.slot(slot)
         alone = len(self.tensors) == 1 and tensor.nbytes >= _ALONE
         moved = tensor is not self.tensors[slot.index]
+        if moved:  # other streams may use it: what is kept is there
+            wait(tensor.device)
         return tensor.detach() if alone or moved else tensor.detach().clone()
 
     def attach(self, tensor: torch.Tensor, name: str) -> Slot:

@@ -20,7 +20,7 @@ from planc.cost import cost, flops_of
 from planc.errors import ExecutionError, LimitError
 from planc.ir import Graph, Node
 from planc.ir.program import Program
-from planc.lower import ExecutableCache, Kinds, kinds_of
+from planc.lower import Entry, ExecutableCache, Kinds, kinds_of
 from planc.lower.bind import bind_tensors
 from planc.lower.record import late
 from planc.ops.apply import apply
@@ -28,7 +28,7 @@ from runtime.errors import RemoteExecutionError, RemoteLimitError, StoreFull
 from runtime.interpreter import RunNode, interpret
 
 _REMEMBERED = 4096
-"""Combinations of plan and input shapes known to be within bounds: a few dozen bytes each."""
+"""Combinations of plan and input shapes that are remembered: some hundred bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,27 @@ class Interpreting:
         return [output.detach() for output in outputs]
 
 
+class Prepared:
+    """A plan at the sizes and layouts of its inputs, found to be within bounds: what running it again needs.
+
+    Attributes:
+        plan_id: names ``program``.
+        program: what is run.
+        kinds: those of the inputs.
+        took: the seconds that it took the last time; infinite where it was not run yet.
+        entry: the executable, where the executor's own cache has one.
+    """
+
+    __slots__ = ("entry", "kinds", "plan_id", "program", "took")
+
+    def __init__(self, plan_id: str, program: Program, kinds: Kinds) -> None:
+        self.plan_id = plan_id
+        self.program = program
+        self.kinds = kinds
+        self.took = math.inf
+        self.entry: Entry | None = None
+
+
 class Executor:
     """Runs plans for one worker; any number at once, each on memory of its own.
 
@@ -103,52 +124,79 @@ class Executor:
         self._bounds = bounds
         self._runner = runner
         self._cache = ExecutableCache(max_bytes=cache_bytes)
-        self._within: OrderedDict[tuple[str, Kinds], float] = OrderedDict()
+        self._prepared: OrderedDict[tuple[str, Kinds], Prepared] = OrderedDict()
         self._light: dict[int, Node] = {}
         self._lock = threading.Lock()
 
-    def run(
+    def prepare(
         self,
         plan_id: str,
         program: Program,
-        inputs: list[torch.Tensor],
-        seconds: float | None = None,
-        *,
-        checked: bool = False,
+        inputs: Sequence[torch.Tensor],
         kinds: Kinds | None = None,
-    ) -> list[torch.Tensor]:
-        """The outputs of a plan in order, state included, as ordinary tensors that are not written to again.
+    ) -> Prepared:
+        """What running a plan on such inputs needs; a run that is too large is refused before it starts.
+
+        A few bytes of a plan can ask for years. What was found to be right once is remembered, so that asking
+        again costs next to nothing.
 
         Args:
             plan_id: names ``program``.
             program: what to run.
-            inputs: one tensor for each of its inputs; they are not written to.
-            seconds: how long it may take; never longer than the bounds allow.
-            checked: whether `check` has passed for it.
-            kinds: ``kinds_of(inputs)``, as `check` got them.
+            inputs: one tensor for each of its inputs, or what stands for them.
+            kinds: those of the inputs, where they are known.
 
         Raises:
             InputError: the inputs do not fit the plan.
             StoreFull: the run would take more memory than is allowed.
-            RemoteLimitError: it would compute more than is allowed, or it took too long.
+            RemoteLimitError: it would compute more than is allowed.
+        """
+        key = plan_id, kinds or kinds_of(inputs)
+        with self._lock:
+            known = self._prepared.get(key)
+            if known is not None:
+                self._prepared.move_to_end(key)
+                return known
+        self._check(program.graph, inputs)
+        made = Prepared(plan_id, program, key[1])
+        with self._lock:
+            known = self._prepared.setdefault(key, made)
+            if len(self._prepared) > _REMEMBERED:
+                self._prepared.popitem(last=False)
+        return known
+
+    def run(
+        self, prepared: Prepared, inputs: Sequence[torch.Tensor], seconds: float | None = None
+    ) -> list[torch.Tensor]:
+        """The outputs of a plan in order, state included, as ordinary tensors that are not written to again.
+
+        Args:
+            prepared: the plan, by `prepare`.
+            inputs: one tensor for each of its inputs, of the kinds that it was prepared for; they are not
+                written to.
+            seconds: how long it may take; never longer than the bounds allow.
+
+        Raises:
+            RemoteLimitError: it took too long.
             RemoteExecutionError: an op failed.
         """
-        if kinds is None:
-            kinds = kinds_of(inputs)
-            if not checked:
-                self.check(plan_id, program.graph, inputs, kinds)
         limit = seconds if self._bounds.seconds is None else self._seconds(seconds)
         start = time.perf_counter()
         try:
             if self._runner is None:
-                outputs = self._cache.run(plan_id, program, inputs, self._device, seconds=limit, kinds=kinds)
+                entry = prepared.entry
+                if entry is None or entry.executable is None:
+                    entry = prepared.entry = self._entry(prepared, inputs)
+                outputs = self._cache.use(entry, inputs, limit)
             else:
-                outputs = self._runner.run(plan_id, program, inputs, self._device, seconds=limit)
+                outputs = self._runner.run(
+                    prepared.plan_id, prepared.program, list(inputs), self._device, seconds=limit
+                )
         except ExecutionError as error:
-            raise _without_values(plan_id, program.graph, error) from error
+            raise _without_values(prepared.plan_id, prepared.program.graph, error) from error
         except LimitError as error:
-            raise _too_long(program.graph, limit) from error
-        self._remember((plan_id, kinds), time.perf_counter() - start)
+            raise _too_long(prepared.program.graph, limit) from error
+        prepared.took = time.perf_counter() - start
         return outputs
 
     def run_with_grad(
@@ -163,7 +211,7 @@ class Executor:
 
         What autograd keeps for the backward pass comes on top of the memory that is checked.
         """
-        self.check(plan_id, program.graph, inputs)
+        self.prepare(plan_id, program, inputs)
         limit = self._seconds(seconds)
         timed = _timed(run_node, limit)
         try:
@@ -194,27 +242,11 @@ class Executor:
         given = [limit for limit in (asked, self._bounds.seconds) if limit is not None]
         return min(given, default=None)
 
-    def check(
-        self, plan_id: str, graph: Graph, inputs: Sequence[torch.Tensor], kinds: Kinds | None = None
-    ) -> float:
-        """Refuse a run that does not fit or is too large: a few bytes of a plan can ask for years.
+    def _entry(self, prepared: Prepared, inputs: Sequence[torch.Tensor]) -> Entry:
+        return self._cache.entry(prepared.plan_id, prepared.program, inputs, self._device, prepared.kinds)
 
-        What was found to be right once is remembered, so that asking again costs next to nothing.
-
-        Returns:
-            The seconds that such a run took the last time; infinite where that is not known.
-
-        Raises:
-            InputError: the inputs do not fit the plan.
-            StoreFull: the run would take more memory than is allowed.
-            RemoteLimitError: it would compute more than is allowed.
-        """
-        key = plan_id, kinds or kinds_of(inputs)
-        with self._lock:
-            took = self._within.get(key)
-            if took is not None:
-                self._within.move_to_end(key)
-                return took
+    def _check(self, graph: Graph, inputs: Sequence[torch.Tensor]) -> None:
+        """Refuse a run that does not fit or is too large."""
         found = cost(graph, bind_tensors(graph, inputs))
         bounds = self._bounds
         # A result that is a view takes none by the estimate, and is copied to be the caller's own.
@@ -225,14 +257,6 @@ class Executor:
         for what, size, allowed in (("FLOPs", found.flops, bounds.flops), ("node runs", runs, bounds.nodes)):
             if size > allowed:
                 raise RemoteLimitError(f"plan {graph.name!r} would take {size} {what}, {allowed} are allowed")
-        self._remember(key, math.inf)
-        return math.inf
-
-    def _remember(self, key: tuple[str, Kinds], took: float) -> None:
-        with self._lock:
-            self._within[key] = took
-            if len(self._within) > _REMEMBERED:
-                self._within.popitem(last=False)
 
 
 def _timed(run_node: RunNode, seconds: float | None) -> RunNode:

@@ -51,9 +51,15 @@ class Keeping:
     def durable(self) -> DurableStore | None:
         return self._durable
 
+    @property
+    def logs(self) -> bool:
+        """Whether there is a log."""
+        return self._audit is not None
+
     def begin(self, call: Call, request: Request) -> None:
         """Let what leaves be logged before it leaves."""
         if (audit := self._audit) is not None:
+            call.logged = True
             call.log_leaving = lambda: audit.leaving(call, request)
 
     def record(self, call: Call, request: Request, right: Right, result: str, seconds: float) -> None:
@@ -62,10 +68,11 @@ class Keeping:
         Raises:
             AuditFailed: it cannot be logged.
         """
-        taken = self._site.usage.of(call.client)
+        taken = call.taken
         # An operation holds the worker all the time that it takes; a plan only while it computes.
         taken.seconds += seconds if right is Right.USE else call.spent
-        taken.refused += result in REFUSALS
+        if result in REFUSALS:
+            taken.refused += 1
         if self._audit is not None:
             self._audit.record(call, request, result, seconds)
 
@@ -103,7 +110,8 @@ class Keeping:
         elif self._audit is not None:
             self._site.store.settle()
             self._site.shelf.settle()
-        self._site.approvals.settle()
+        if self._site.approvals.changed:
+            self._site.approvals.settle()
 
     def undo(self) -> None:
         """Take back what changed since it was last made durable."""

@@ -50,6 +50,23 @@ class _Session:
     replies: OrderedDict[int, Answered | Pending | None] = field(
         default_factory=OrderedDict[int, "Answered | Pending | None"]
     )
+    sizes: dict[int, int] = field(default_factory=dict[int, int])
+    """The bytes of the replies that take any."""
+
+    def forget(self, number: int) -> None:
+        """Let go of a reply, and of the request."""
+        del self.replies[number]
+        if self.sizes:
+            self.nbytes -= self.sizes.pop(number, 0)
+
+    def keep(self, number: int, answered: Answered) -> int:
+        """Keep a reply; returns its bytes."""
+        self.replies[number] = answered
+        size = _nbytes(answered)
+        if size:
+            self.sizes[number] = size
+            self.nbytes += size
+        return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +127,7 @@ class Replays:
         session.replies[number] = PENDING
         if len(session.replies) > self.window:  # so that one at least is older
             for old in [n for n in session.replies if n <= session.highest - self.window]:
-                self._give_up(session, old, forget=True)
+                session.forget(old)
         return None
 
     def failed(self, request: Request) -> bool:
@@ -126,22 +143,20 @@ class Replays:
         session = self._session(request)
         if request.request_id not in session.replies:  # pushed out of the window meanwhile
             return
-        session.replies[request.request_id] = answered
-        nbytes = _nbytes(answered)
-        if not nbytes:
+        if not session.keep(request.request_id, answered):
             return
-        session.nbytes += nbytes
         for number in list(session.replies):
             if session.nbytes <= self.max_bytes:
                 break
-            if number != request.request_id:
-                self._give_up(session, number, forget=False)
+            if number != request.request_id and isinstance(session.replies[number], tuple):
+                session.replies[number] = None
+                session.nbytes -= session.sizes.pop(number, 0)
 
     def abandon(self, request: Request) -> None:
         """Forget a request that `begin` found to be new and that came to no reply."""
         session = self._session(request)
         if request.request_id in session.replies:
-            self._give_up(session, request.request_id, forget=True)
+            session.forget(request.request_id)
 
     def remembered(self, client: str, session: int) -> Remembered:
         """What is known of a session, to be written down: `forgotten` says when that is obsolete."""
@@ -155,8 +170,11 @@ class Replays:
         restored = self._touch(client, session)
         self._last = "", -1, restored  # it is the newest now
         restored.highest, restored.settled, restored.lasting = known.highest, known.settled, True
-        restored.replies.update(known.replies)
-        restored.nbytes = sum(_nbytes(reply) for reply in known.replies.values() if reply is not None)
+        for number, reply in known.replies.items():
+            if reply is None:
+                restored.replies[number] = None
+            else:
+                restored.keep(number, reply)
 
     @property
     def forgotten(self) -> Sequence[tuple[str, int]]:
@@ -195,21 +213,12 @@ class Replays:
     def _settle(self, session: _Session, settled: int) -> None:
         session.settled = settled
         for number in [n for n in session.replies if n <= settled]:
-            self._give_up(session, number, forget=True)
-
-    def _give_up(self, session: _Session, number: int, *, forget: bool) -> None:
-        reply = session.replies[number]
-        if isinstance(reply, tuple):
-            session.nbytes -= _nbytes(reply)
-        if forget:
-            del session.replies[number]
-        elif isinstance(reply, tuple):
-            session.replies[number] = None
+            session.forget(number)
 
 
 def _nbytes(answered: Answered) -> int:
     """The memory of a reply, roughly: entries and tensors without elements take some too."""
     reply, tensors = answered
     entries = _ENTRIES.get(type(reply.body))
-    nbytes = sum([tensor.nbytes for tensor in tensors]) + _TENSOR * len(tensors)
+    nbytes = sum([tensor.nbytes for tensor in tensors]) + _TENSOR * len(tensors) if tensors else 0
     return nbytes if entries is None else nbytes + _ENTRY * entries(reply.body)

@@ -45,8 +45,6 @@ class Reservations:
 
     def hinder(self, request: Request) -> bool:
         """Whether a request has to wait: it names an object that a running plan is going to replace."""
-        if not self.ids:
-            return False
         if isinstance(request.body, Clear):
             return True
         return not self.ids.isdisjoint(request.release) or not self.ids.isdisjoint(_named(request.body))

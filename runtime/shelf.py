@@ -29,7 +29,9 @@ class Installed:
     tags: dict[str, None] = field(default_factory=dict[str, None])
     description: str = ""
     forms: dict[Any, Any] = field(default_factory=dict[Any, Any], compare=False, repr=False)
-    """What was found out about messages that ran it: `runtime.handlers.runs`."""
+    repeats: dict[Any, Any] = field(default_factory=dict[Any, Any], compare=False, repr=False)
+    """What was found out about messages that ran it, and about the last one of each client:
+    `runtime.handlers.runs`."""
 
 
 @dataclass(slots=True)

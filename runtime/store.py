@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 import torch
@@ -60,24 +61,47 @@ class _Before:
     requires_grad: bool
 
 
+class Deferred(Protocol):
+    """New elements of objects that were not put yet: see `Store.defer`."""
+
+    @property
+    def ids(self) -> frozenset[int]:
+        """The objects."""
+        ...
+
+    def settle(self) -> Mapping[int, Stored]:
+        """The new objects, by id. Called once, when somebody wants to see them."""
+        ...
+
+
 class Store:
     """Objects by id.
+
+    A client that runs one plan again and again replaces its state each time, and drops each result before the
+    next comes, and nobody looks. So what `defer` is given is put in its place, counted and found by its tags
+    when anything else wants to see the store, and not before.
 
     Args:
         max_bytes: the limit of memory. Memory that objects share counts once; ``.grad`` and what autograd
             keeps for a backward pass are not counted.
-
-    Attributes:
-        accounts: what is held, of all and by owner, and what may be.
     """
 
     def __init__(self, max_bytes: int) -> None:
-        self.accounts = Accounts(max_bytes)
+        self._accounts = Accounts(max_bytes)
         self._objects: dict[int, Stored] = {}
         self._uses: dict[int, Use] = {}
         self._tags: dict[str, dict[int, None]] = {}
         self._ids: dict[int, int] = {}
         self._before: dict[int, _Before | None] | None = None
+        self._deferred: Deferred | None = None
+        self._deferred_ids: frozenset[int] = frozenset()
+        self._young: dict[int, Stored] = {}
+
+    @property
+    def accounts(self) -> Accounts:
+        """What is held, of all and by owner, and what may be."""
+        self._catch_up()
+        return self._accounts
 
     @property
     def nbytes(self) -> int:
@@ -87,24 +111,37 @@ class Store:
     @property
     def max_bytes(self) -> int:
         """Bytes that may be held."""
-        return self.accounts.max_bytes
+        return self._accounts.max_bytes
 
     def __len__(self) -> int:
-        return len(self._objects)
+        return len(self._objects) + len(self._young)
 
     def __iter__(self) -> Iterator[int]:
+        self._catch_up()
         return iter(self._objects)
+
+    def __contains__(self, id: int) -> bool:
+        return id in self._objects or id in self._young
 
     def get(self, id: int) -> Stored | None:
         """The object of this id, if there is one."""
+        if id in self._deferred_ids or id in self._young:
+            self._catch_up()
         return self._objects.get(id)
+
+    def owner_of(self, id: int) -> str | None:
+        """Whose object this is, if there is one."""
+        found = self._objects.get(id) or self._young.get(id)
+        return None if found is None else found.owner
 
     def id_of(self, tensor: torch.Tensor) -> int | None:
         """The id of the object that is this very tensor, if there is one."""
+        self._catch_up()
         return self._ids.get(id(tensor))
 
     def search(self, tags: Iterable[str]) -> list[int]:
         """The ids of the objects that have all of these tags, ascending; without tags, of all objects."""
+        self._catch_up()
         groups = [self._tags.get(tag, {}).keys() for tag in tags]
         if not groups:
             return sorted(self._objects)
@@ -122,17 +159,47 @@ class Store:
             StoreFull: the limit of bytes would be exceeded.
             QuotaExceeded: that of an owner would be.
         """
+        self._catch_up()
         objects, uses = self._objects, self._uses
         gone = [id for id in (*deletes, *puts) if id in objects]
         came = _uses(puts)
         if came:
-            self.accounts.check(came.values(), [uses[id] for id in gone if id in uses])
+            self._accounts.check(came.values(), [uses[id] for id in gone if id in uses])
         if self._before is not None:
             self.touch((*gone, *puts))
         self._apply(puts, gone, came)
 
+    @property
+    def may_defer(self) -> bool:
+        """Whether `defer` may be used: not where everything that changes is written down."""
+        return self._before is None
+
+    def defer(self, new: Mapping[int, Stored], update: Deferred) -> None:
+        """As `commit`, for objects that are new and others that are replaced by as many bytes: later.
+
+        One update at a time is deferred: what another deferred is put now.
+
+        Raises:
+            StoreFull, QuotaExceeded: as `commit`; nothing has changed then.
+        """
+        if self._young or self._deferred is not update:
+            self._catch_up()
+        if new:
+            self._accounts.check(_uses(new).values(), ())
+            self._young.update(new)
+        self._deferred, self._deferred_ids = update, update.ids
+
+    def deferred(self, update: Deferred) -> bool:
+        """Whether this is what is deferred now."""
+        return self._deferred is update
+
     def drop(self, ids: Sequence[int]) -> None:
         """Delete objects that are there."""
+        if self._young:
+            ids = [id for id in ids if self._young.pop(id, None) is None]
+        if not ids:
+            return
+        self._catch_up()
         if self._before is not None:
             self.touch(ids)
         for id_ in dict.fromkeys(ids):
@@ -143,6 +210,7 @@ class Store:
 
         For what changes in place: ``.grad`` and ``requires_grad``.
         """
+        self._catch_up()
         if self._before is not None:
             for id in ids:
                 if id not in self._before:
@@ -150,6 +218,7 @@ class Store:
 
     def record(self) -> None:
         """From now on remember what changes, and how it was before."""
+        self._catch_up()
         self._before = {}
 
     @property
@@ -179,6 +248,17 @@ class Store:
         gone = [id for id in (*deletes, *puts) if id in self._objects]
         self._apply(puts, gone, _uses(puts))
 
+    def _catch_up(self) -> None:
+        """Put what was deferred."""
+        young, update = self._young, self._deferred
+        if young:
+            self._young = {}
+            self._apply(young, (), _uses(young))
+        if update is not None:
+            self._deferred, self._deferred_ids = None, frozenset()
+            puts = update.settle()
+            self._apply(puts, list(puts), _uses(puts))
+
     def _picture(self, id: int) -> _Before | None:
         stored = self._objects.get(id)
         if stored is None:
@@ -189,18 +269,17 @@ class Store:
         return _Before(stored, value.grad if value.is_leaf else None, value.requires_grad)
 
     def _apply(self, puts: Mapping[int, Stored], gone: Iterable[int], came: Mapping[int, Use]) -> None:
-        objects, uses, ids = self._objects, self._uses, self._ids
+        objects, uses, ids, replace = self._objects, self._uses, self._ids, self._accounts.replace
         for id_ in gone:
             old = objects.get(id_)
             if old is None:  # named twice
                 continue
-            new = puts.get(id_)
-            if new is None or old.tags != new.tags or id_ not in came or id_ not in uses:
+            new, use = puts.get(id_), came.get(id_)
+            if new is None or use is None or id_ not in uses or old.tags != new.tags:
                 self._remove(id_)
                 continue
             # As most updates are: neither memory nor tags come or go.
-            use = came[id_]
-            self.accounts.replace(uses[id_], use)
+            replace(uses[id_], use)
             ids.pop(id(old.value), None)
             objects[id_], uses[id_] = new, use
         for id_, stored in puts.items():
@@ -213,7 +292,7 @@ class Store:
         self._objects[id_] = stored
         if use is not None:
             self._uses[id_] = use
-            self.accounts.add(use)
+            self._accounts.add(use)
         self._ids[id(stored.value)] = id_
         for tag in stored.tags:
             self._tags.setdefault(tag, {})[id_] = None
@@ -222,7 +301,7 @@ class Store:
         stored = self._objects.pop(id_)
         use = self._uses.pop(id_, None)
         if use is not None:
-            self.accounts.remove(use)
+            self._accounts.remove(use)
         self._ids.pop(id(stored.value), None)
         for tag in dict.fromkeys(stored.tags):
             self._tags[tag].pop(id_)

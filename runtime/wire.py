@@ -20,6 +20,7 @@ import torch
 
 from planc.errors import DecodeError, InputError, LimitError, VersionError
 from planc.ir import DType, from_torch
+from planc.lower.transfer import to_host
 from runtime.messages import Message, Size
 
 if sys.byteorder != "little":  # pragma: no cover
@@ -116,7 +117,7 @@ def encode(message: Message, tensors: Sequence[torch.Tensor] = ()) -> bytearray:
     prefix, entries, data, end = _lay_out(message, tensors)
     frame = bytearray(data + end)
     frame[: len(prefix)] = prefix
-    for entry, tensor in zip(entries, tensors, strict=True):
+    for entry, tensor in zip(entries, to_host(tensors), strict=True):
         if entry.nbytes:
             _view(frame, entry, data).copy_(tensor.detach())
     return frame
@@ -127,11 +128,11 @@ def encode_pieces(message: Message, tensors: Sequence[torch.Tensor] = ()) -> Pie
     prefix, entries, data, _ = _lay_out(message, tensors)
     parts = [memoryview(prefix)]
     at = len(prefix) - data
-    for entry, tensor in zip(entries, tensors, strict=True):
+    for entry, tensor in zip(entries, to_host(tensors), strict=True):
         if gap := entry.offset - at:
             parts.append(memoryview(bytes(gap)))
         if entry.nbytes:
-            flat = tensor.detach().cpu().contiguous().view(-1)
+            flat = tensor.detach().contiguous().view(-1)
             parts.append(flat.view(torch.uint8).numpy().data.cast("B"))
         at = entry.offset + entry.nbytes
     if at < 0:  # no tensors: the padding behind the header
@@ -176,14 +177,14 @@ def decode(
         DecodeError: the bytes are not a frame; VersionError where they are one of another version.
         LimitError: the frame is larger than the limits allow.
     """
-    limits = limits or _LIMITS
     view = memoryview(frame)
     if view.format != "B" or view.ndim != 1:
         view = view.cast("B")
+    limits = limits or _LIMITS
     header_end, message, entries = _read_header(view, limits)
-    data = _align(header_end)
+    data = (header_end + _ALIGN - 1) // _ALIGN * _ALIGN
     if not entries:
-        if data != view.nbytes:
+        if data != len(view):
             raise DecodeError(f"a frame of {data} bytes was announced, got {view.nbytes}")
         if bytes(view[header_end:data]) != _PADDING[data - header_end]:
             raise DecodeError(f"the padding at {header_end} is not zero")
@@ -201,22 +202,23 @@ def decode(
 
 
 def _read_header(view: memoryview, limits: WireLimits) -> tuple[int, Message, tuple[_Entry, ...]]:
-    if view.nbytes > limits.frame_bytes:
-        raise LimitError(f"a frame of at most {limits.frame_bytes} bytes is allowed, got {view.nbytes}")
-    if view.nbytes < _PREFIX.size:
-        raise DecodeError(f"a frame has at least {_PREFIX.size} bytes, got {view.nbytes}")
+    size = len(view)
+    if size > limits.frame_bytes:
+        raise LimitError(f"a frame of at most {limits.frame_bytes} bytes is allowed, got {size}")
+    if size < _PREFIX.size:
+        raise DecodeError(f"a frame has at least {_PREFIX.size} bytes, got {size}")
     magic, version, length, reserved, total = _PREFIX.unpack_from(view)
     if magic != _MAGIC:
         raise DecodeError(f"not a frame: expected bytes that begin with {_MAGIC!r}, got {magic!r}")
     if version != VERSION:
         raise VersionError(f"the frame has version {version}, this library reads version {VERSION}")
-    if reserved or total != view.nbytes:
-        raise DecodeError(f"a frame of {total} bytes was announced, got {view.nbytes}")
+    if reserved or total != size:
+        raise DecodeError(f"a frame of {total} bytes was announced, got {size}")
     if length > limits.header_bytes:
         raise LimitError(f"a header of at most {limits.header_bytes} bytes is allowed, got {length}")
     end = _PREFIX.size + length
-    if end > view.nbytes:
-        raise DecodeError(f"a header of {length} bytes was announced, but the frame ends at {view.nbytes}")
+    if end > size:
+        raise DecodeError(f"a header of {length} bytes was announced, but the frame ends at {size}")
     try:
         header = _decoder.decode(view[_PREFIX.size : end])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -22,6 +22,7 @@ import torch
 
 from planc.errors import DecodeError, InputError
 from planc.ir import from_torch
+from planc.lower.transfer import to_device, wait
 from runtime.access.approvals import Approvals
 from runtime.access.standing import Standing, Standings
 from runtime.access.usage import Usage
@@ -178,7 +179,8 @@ class Worker:
             raise InputError(f"tags, description or names that no message can carry: {error}") from None
         secrecy = Secrecy(private=True, allowed=frozenset(allowed)) if private else PUBLIC
         # A copy: what is stored is never written to, and the caller may go on writing to theirs.
-        value = tensor.detach().to(self.device, copy=True)
+        value = to_device(tensor.detach(), self.device, copy=True)
+        wait(self.device)
         id = _id_of(self.id, name) if name else secrets.randbelow(MAX_ID) + 1
         with self._lock:
             if self._site.store.get(id) is not None:
@@ -305,7 +307,7 @@ class Worker:
             before = self._replays.begin(request)
         if before is None:
             try:
-                while self._reserved.hinder(request):
+                while self._reserved.ids and self._reserved.hinder(request):
                     self._wait()
             except BaseException:
                 self._replays.abandon(request)
@@ -323,16 +325,17 @@ class Worker:
     def _apply(self, request: Request, tensors: Sequence[torch.Tensor], standing: Standing) -> Answered:
         call = Call(self._site, standing, tensors, request)
         right, result, start = Right.OWN, "ok", time.perf_counter()
-        self._keeping.begin(call, request)
-        self._site.usage.enter(call.client, request.session)
+        if self._keeping.logs:
+            self._keeping.begin(call, request)
+        call.taken = self._site.usage.enter(call.client, request.session)
         try:
             if request.release:
                 self._release(call, request.release)
             if request.behind and self._replays.failed(request):
                 raise RequestSkipped(f"request {request.behind} before it failed")
             call.right = right = standing.admit(request.body)
-            if right is Right.USE or isinstance(request.body, Run):
-                self._site.usage.check_seconds(call.client, call.rights.quota)
+            if right is Right.USE or type(request.body) is Run:
+                call.taken.require_time(call.rights.quota)
             body: Answer = HANDLERS[type(request.body)](call, request.body)
         except Exception as error:
             body = self._failure(error)
@@ -361,8 +364,8 @@ class Worker:
     def _release(self, call: Call, ids: Sequence[int]) -> None:
         """Delete what the client no longer needs. What is gone already, or another's, is passed over."""
         store = self._site.store
-        mine = [id for id in ids if (stored := store.get(id)) is not None and call.owns(stored)]
-        store.drop(mine)
+        may_change, client = self._site.policy.may_change, call.client
+        store.drop([id for id in ids if (owner := store.owner_of(id)) and may_change(client, owner)])
 
     def _failure(self, error: Exception) -> Failure:
         failure = to_failure(error, self.id)

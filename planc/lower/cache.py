@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -14,23 +14,30 @@ from planc.ir import Graph, Role
 from planc.ir.program import Program
 from planc.lower.bind import bind_tensors
 from planc.lower.executable import Executable, Timing
+from planc.lower.graphs import GraphExecutable
 from planc.lower.inductor import InductorExecutable
+from planc.lower.transfer import numbered, to_device
 
 _Runs = Executable | InductorExecutable
-Kinds = tuple[Any, ...]
-"""What executables differ by, of each input: dtype, shape, and strides where it is not contiguous."""
+Kind = tuple[Any, ...] | None
+"""What executables differ by, of one input: dtype, shape, strides where it is not contiguous, on the CPU or
+not."""
+Kinds = tuple[Kind, ...]
+"""Those of all inputs, in order."""
+
+
+def kind_of(value: torch.Tensor, shape: tuple[int, ...] | None = None) -> Kind:
+    """The kind of a value; with ``shape``, of a contiguous one of that shape beside it."""
+    if not isinstance(value, torch.Tensor):
+        return None
+    if shape is not None:
+        return value.dtype, shape, None, value.is_cpu
+    return value.dtype, value.shape, None if value.is_contiguous() else value.stride(), value.is_cpu
 
 
 def kinds_of(values: Sequence[torch.Tensor]) -> Kinds:
     """The kinds of values: looking at them is what a run costs that has been made before."""
-    return tuple(
-        [
-            (v.dtype, v.shape, None if v.is_contiguous() else v.stride())
-            if isinstance(v, torch.Tensor)
-            else None
-            for v in values
-        ]
-    )
+    return tuple([kind_of(value) for value in values])
 
 
 Backend = Literal["python", "inductor"]
@@ -38,23 +45,61 @@ Backend = Literal["python", "inductor"]
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 
+class Entry:
+    """An executable in a cache.
+
+    Attributes:
+        executable: the same; None once the cache has let go of it.
+        used: when it was used last, by the cache's own count.
+    """
+
+    __slots__ = ("counted", "executable", "key", "moves", "place", "program", "used")
+
+    def __init__(
+        self, key: tuple[Any, ...], program: Program, executable: _Runs, place: torch.device, moves: bool
+    ) -> None:
+        self.key = key
+        self.program = program
+        self.executable: _Runs | None = executable
+        self.place = place
+        self.moves = moves
+        """Whether inputs have to be brought to where it runs."""
+        self.used = 0
+        self.counted = 0
+        """Bytes that the cache counts for it."""
+
+
 class ExecutableCache:
     """Executables; the least recently used go when code and buffers outgrow ``max_bytes``.
 
+    Args:
+        max_bytes: what they may keep between runs. A CUDA graph keeps all memory of its run, in blocks of
+            some MiB: with ``graphs`` there should be room for these.
+        backend: what runs plans.
+        graphs: whether plans are recorded as CUDA graphs at their second run at the same sizes, and replayed
+            from the third on. Those that cannot be run as ever; `refusals` says why.
+
     Raises:
-        InputError: there is no such backend.
+        InputError: there is no such backend, or none of it with graphs.
     """
 
-    def __init__(self, max_bytes: int = 64 * 2**20, backend: Backend = "python") -> None:
+    def __init__(
+        self, max_bytes: int = 64 * 2**20, backend: Backend = "python", *, graphs: bool = False
+    ) -> None:
         if backend not in BACKENDS:
             raise InputError(
                 f"there is no backend {backend!r}; there are {' and '.join(map(repr, BACKENDS))}"
             )
-        self._backend = backend
+        if backend == "python":
+            self._kind = GraphExecutable if graphs else Executable
+        elif graphs:
+            raise InputError(f"graphs are recorded of the backend 'python', not of {backend!r}")
+        else:
+            self._kind = InductorExecutable
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._entries: OrderedDict[tuple[Any, ...], _Runs] = OrderedDict()
-        self._counted: dict[tuple[Any, ...], int] = {}
+        self._entries: dict[tuple[Any, ...], Entry] = {}
+        self._uses = itertools.count(1)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -65,6 +110,14 @@ class ExecutableCache:
         """Bytes of the executables' code and of the buffers that they keep."""
         return self._bytes
 
+    @property
+    def refusals(self) -> dict[str, str]:
+        """Why plans are not replayed as CUDA graphs, by plan id; plans that are have no entry."""
+        with self._lock:
+            entries = list(self._entries.values())
+        found = [(e.key[0], e.executable) for e in entries if isinstance(e.executable, GraphExecutable)]
+        return {plan_id: made.refusal for plan_id, made in found if made.refusal is not None}
+
     def run(
         self,
         plan_id: str,
@@ -73,7 +126,6 @@ class ExecutableCache:
         device: torch.device | str = "cpu",
         *,
         seconds: float | None = None,
-        kinds: Kinds | None = None,
     ) -> list[torch.Tensor]:
         """The outputs of a plan on these inputs, in the graph's order; fresh, ordinary tensors.
 
@@ -82,45 +134,75 @@ class ExecutableCache:
             values: one tensor for each of the graph's inputs, in order, on any device.
             device: where to run.
             seconds: how long it may take.
-            kinds: ``kinds_of(values)``, where somebody has asked for that already.
 
         Raises:
             InputError: an input does not fit the plan.
             ExecutionError: an operation failed.
             LimitError: the time is over.
         """
-        place = torch.device(device) if isinstance(device, str) else device
-        key = plan_id, place, kinds or kinds_of(values)
-        with self._lock:
-            executable = self._entries.get(key)
-            if executable is not None:
-                self._entries.move_to_end(key)
-        if executable is None:
+        place = numbered(device)
+        return self.use(self.entry(plan_id, program, values, place, kinds_of(values)), values, seconds)
+
+    def entry(
+        self,
+        plan_id: str,
+        program: Program,
+        values: Sequence[torch.Tensor],
+        device: torch.device,
+        kinds: Kinds,
+    ) -> Entry:
+        """The executable for inputs of these kinds, which are ``kinds_of(values)``; made if there is none.
+
+        Raises:
+            InputError: an input does not fit the plan.
+        """
+        key = plan_id, device, kinds
+        found = self._entries.get(key)
+        if found is None:
             bindings = bind_tensors(program.graph, values)
-            kind = Executable if self._backend == "python" else InductorExecutable
-            executable = self._add(key, kind(program, bindings, place))
-        if place.type != "cpu" or not all(v.is_cpu for v in values):
-            values = _on_device(program.graph, values, place)
+            place = numbered(device)
+            moves = place.type != "cpu" or not all(value.is_cpu for value in values)
+            made = Entry(key, program, self._kind(program, bindings, place), place, moves)
+            with self._lock:
+                found = self._entries.setdefault(key, made)
+        return found
+
+    def use(
+        self, entry: Entry, values: Sequence[torch.Tensor], seconds: float | None = None
+    ) -> list[torch.Tensor]:
+        """As `run`, by an entry, on inputs of its kinds.
+
+        Raises:
+            ExecutionError: an operation failed.
+            LimitError: the time is over.
+        """
+        executable = entry.executable
+        if executable is None:
+            plan_id, place, kinds = entry.key
+            return self.use(self.entry(plan_id, entry.program, values, place, kinds), values, seconds)
+        entry.used = next(self._uses)
+        if entry.moves:
+            values = _on_device(entry.program.graph, values, entry.place)
         outputs = executable(values, seconds)
-        if executable.nbytes != self._counted.get(key):
-            self._count(key, executable)
+        if executable.nbytes != entry.counted:
+            self._count(entry)
         return outputs
 
-    def _add(self, key: tuple[Any, ...], made: _Runs) -> _Runs:
-        with self._lock:
-            return self._entries.setdefault(key, made)
-
-    def _count(self, key: tuple[Any, ...], executable: _Runs) -> None:
+    def _count(self, entry: Entry) -> None:
         """Note how large an executable has become, and let go of others for it."""
         with self._lock:
-            if self._entries.get(key) is not executable:
+            if entry.executable is None:
                 return
-            self._bytes += executable.nbytes - self._counted.get(key, 0)
-            self._counted[key] = executable.nbytes
+            nbytes = entry.executable.nbytes
+            self._bytes += nbytes - entry.counted
+            entry.counted = nbytes
             while self._bytes > self._max_bytes and len(self._entries) > 1:
-                oldest, old = self._entries.popitem(last=False)
-                self._bytes -= self._counted.pop(oldest, 0)
-                old.close()
+                oldest = min(self._entries.values(), key=lambda each: each.used)
+                del self._entries[oldest.key]
+                self._bytes -= oldest.counted
+                gone, oldest.executable = oldest.executable, None
+                if gone is not None:
+                    gone.close()
 
 
 def profile(
@@ -134,7 +216,7 @@ def profile(
         InputError: an input does not fit the plan.
         ExecutionError: an operation failed.
     """
-    place = torch.device(device)
+    place = numbered(device)
     executable = Executable(program, bind_tensors(program.graph, values), place)
     try:
         return executable.profile(_on_device(program.graph, values, place))
@@ -149,8 +231,18 @@ def _on_device(graph: Graph, values: Sequence[torch.Tensor], device: torch.devic
         if graph.inputs[i].role is Role.KEY:
             placed[i] = value.cpu()
         elif value.device != device:
-            placed[i] = value.to(device)
+            placed[i] = to_device(value, device)
     return placed
 
 
-__all__ = ["BACKENDS", "Backend", "ExecutableCache", "Kinds", "kinds_of", "profile"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "Entry",
+    "ExecutableCache",
+    "Kind",
+    "Kinds",
+    "kind_of",
+    "kinds_of",
+    "profile",
+]

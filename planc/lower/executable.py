@@ -28,6 +28,8 @@ from planc.lower.record import Recorder, failed
 from planc.lower.schedule import scheduled
 
 _numbers = itertools.count()
+_BARE = 1024
+"""Bytes of an executable without code, roughly."""
 _IDLE = 4
 """Sets of buffers kept for calls that come at once; more are made where needed and dropped after."""
 
@@ -86,6 +88,7 @@ class Executable:
     Attributes:
         source: the generated code; empty until there is some.
         filename: the name that tracebacks show for it.
+        nbytes: a rough size of the code and what it keeps, for bounding caches.
     """
 
     def __init__(self, program: Program, bindings: Mapping[str, int], device: torch.device) -> None:
@@ -100,19 +103,15 @@ class Executable:
         self._device = device
         self._idle: defaultdict[int, list[Instance]] = defaultdict(list)
         """By stream: what one has queued may still use its buffers when the next run starts."""
+        self._kept = 0
+        """Sets of buffers that there are, idle or in use, less those that were dropped."""
+        self._beside = 0
+        """Bytes kept beside the buffers."""
+        self.nbytes = _BARE
         self._lock = threading.Lock()
         for constant in program.graph.constants:  # what is missing is an error now, not in a run
             self._constants[constant.digest]
         self._calls.of(program.graph, bindings)
-
-    @property
-    def nbytes(self) -> int:
-        """A rough size of the code and what it keeps, for bounding caches."""
-        code = self._code
-        if code is None:
-            return 1024
-        kept = sum([len(instances) for instances in self._idle.copy().values()])
-        return 16 * len(code.source) + max(kept, 1) * code.nbytes
 
     def __call__(self, values: Sequence[torch.Tensor], seconds: float | None = None) -> Tensors:
         """Run on checked inputs.
@@ -138,10 +137,15 @@ class Executable:
         try:
             return ordinarily(instance.entry, values)
         except Exception as error:
-            raise self._explained(error) from error
+            explained = self._explained(error)
+            if explained is error:
+                raise
+            raise explained from error
         finally:
             if len(idle) < _IDLE:
                 idle.append(instance)
+            else:
+                self._drop(instance)
 
     def profile(self, values: Sequence[torch.Tensor]) -> tuple[Tensors, list[Timing]]:
         """Run with a clock, after runs that warm up: the outputs, and a row for each node that ran.
@@ -187,11 +191,26 @@ class Executable:
             if self._code is None:
                 self._code = self._compiled()
                 self.source, self.filename = self._code.source, self._code.filename
-        code = self._code
         try:
-            return ordinarily(Instance, (code,))
+            instance = ordinarily(Instance, (self._code,))
         except Exception as error:
             raise self._explained(error) from error
+        self._resize(1)
+        return instance
+
+    def _drop(self, instance: Instance) -> None:
+        """Let go of a set of buffers that is one too many."""
+        del instance  # whose memory is that of the code here; see `planc.lower.graphs`
+        self._resize(-1)
+
+    def _resize(self, instances: int, beside: int = 0) -> None:
+        """Count sets of buffers, and bytes kept beside these, that came or went."""
+        code = self._code
+        assert code is not None
+        with self._lock:
+            self._kept += instances
+            self._beside += beside
+            self.nbytes = 16 * len(code.source) + max(self._kept, 1) * code.nbytes + self._beside
 
     def _compiled(self, *, timed: bool = False) -> Code:
         emitter = Emitter(self._calls, self._constants, self._layouts or {}, timed=timed)

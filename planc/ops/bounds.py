@@ -6,12 +6,13 @@ nothing in the process can use it any more. So they are kept from bad data; a ch
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from planc.ops.guards import check_classes, check_positions
+from planc.ops.guards import check_classes, check_positions, is_vouched
 
 Operands = Sequence[Any]
 Attrs = Mapping[str, Any]
@@ -30,13 +31,27 @@ def check_bounds(op: str, operands: Operands, attrs: Attrs) -> None:
         ValueError: a probability is not in 0..1.
     """
     rule = _RULES.get(op)
-    if rule is not None:
-        rule(operands, attrs)
+    if rule is not None and not is_vouched():
+        rule.check(operands, attrs)
 
 
 def has_bounds(op: str) -> bool:
     """Whether there is anything to check for an op."""
     return op in _RULES
+
+
+def looked_at(op: str) -> int | None:
+    """The position of the operand whose data is checked, here or by the op's callable; None where none is.
+
+    Of the other operands, shapes are enough for `check_ahead`.
+    """
+    rule = _RULES.get(op) or _OWN.get(op)
+    return None if rule is None else rule.position
+
+
+def check_ahead(op: str, operands: Operands, attrs: Attrs) -> None:
+    """As `check_bounds`, for an op that `looked_at` knows; also where its callable does the checking."""
+    (_RULES.get(op) or _OWN[op]).check(operands, attrs)
 
 
 def guarded(op: str, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -80,38 +95,49 @@ def _words_backward(operands: Operands, attrs: Attrs) -> None:
     check_positions(operands[1], attrs["num_weights"])
 
 
-def _classes(scores: int) -> Callable[[Operands, Attrs], None]:
+def _places(operands: Operands, attrs: Attrs) -> None:
+    check_positions(operands[1], math.prod(attrs["output_size"]))
+
+
+def _probabilities(operands: Operands, _attrs: Attrs) -> None:
+    x = operands[0]
+    if not bool(((x >= 0) & (x <= 1)).all()):
+        raise ValueError("probabilities must be in 0..1")
+
+
+class _Rule(NamedTuple):
+    check: Callable[[Operands, Attrs], None]
+    position: int
+    """Of the operand whose data it looks at."""
+
+
+def _classes(scores: int) -> _Rule:
     """The classes that the operand after ``scores`` names."""
 
-    def rule(operands: Operands, attrs: Attrs) -> None:
+    def check(operands: Operands, attrs: Attrs) -> None:
         x, target = operands[scores : scores + 2]
         check_classes(target, x.shape[min(1, x.dim() - 1)], attrs.get("ignore_index", -100))
 
-    return rule
+    return _Rule(check, scores + 1)
 
 
-def _probabilities(scores: int) -> Callable[[Operands, Attrs], None]:
-    def rule(operands: Operands, _attrs: Attrs) -> None:
-        x = operands[scores]
-        if not bool(((x >= 0) & (x <= 1)).all()):
-            raise ValueError("probabilities must be in 0..1")
-
-    return rule
-
-
-_RULES: dict[str, Callable[[Operands, Attrs], None]] = {
+_RULES: dict[str, _Rule] = {
     **dict.fromkeys(
-        [f"aten.{op}" for op in ("index_select", "gather", "scatter", "scatter_add", "index_add")], _along
+        [f"aten.{op}" for op in ("index_select", "gather", "scatter", "scatter_add", "index_add")],
+        _Rule(_along, 1),
     ),
-    "aten.index": _each,
-    "aten.index_put": _each,
-    "aten.embedding": _words,
-    "aten.embedding_dense_backward": _words_backward,
+    "aten.index": _Rule(_each, 1),
+    "aten.index_put": _Rule(_each, 1),
+    "aten.embedding": _Rule(_words, 1),
+    "aten.embedding_dense_backward": _Rule(_words_backward, 1),
     "aten.nll_loss_forward": _classes(0),
     "aten.nll_loss_backward": _classes(1),
     "aten.nll_loss2d_forward": _classes(0),
     "fused.cross_entropy": _classes(0),
-    "aten.binary_cross_entropy": _probabilities(0),
+    "aten.max_unpool2d": _Rule(_places, 1),
+    "aten.binary_cross_entropy": _Rule(_probabilities, 0),
 }
+_OWN = {"aten.nll_loss2d_backward": _classes(1), "fused.cross_entropy_backward": _classes(1)}
+"""What callables of the table check themselves, on every device."""
 
-__all__ = ["check_bounds", "guarded", "has_bounds", "unchecked"]
+__all__ = ["check_ahead", "check_bounds", "guarded", "has_bounds", "looked_at", "unchecked"]

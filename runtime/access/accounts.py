@@ -15,12 +15,14 @@ Use = tuple[int, int, str]
 """Memory that an object uses: address, bytes, and whose object it is."""
 
 
-@dataclass(slots=True)
 class _Piece:
     """A piece of memory and how many objects of each owner use it; the first owner pays."""
 
-    nbytes: int
-    users: dict[str, int] = field(default_factory=dict[str, int])
+    __slots__ = ("nbytes", "users")
+
+    def __init__(self, nbytes: int, users: dict[str, int]) -> None:
+        self.nbytes = nbytes
+        self.users = users
 
     @property
     def payer(self) -> str | None:
@@ -71,12 +73,16 @@ class Accounts:
             StoreFull: of all together.
             QuotaExceeded: of an owner.
         """
-        most = sum([nbytes for _, nbytes, _ in came])  # if none of it is shared, and nothing goes
+        most = 0  # if none of it is shared, and nothing goes
         limits: dict[str, int] = {}
-        for owner in {owner for _, _, owner in came}:
-            limit = self.limit(owner)
-            if limit is not None:
-                limits[owner] = limit
+        seen = None
+        for _, nbytes, owner in came:
+            most += nbytes
+            if owner != seen:
+                seen = owner
+                limit = self.limit(owner)
+                if limit is not None:
+                    limits[owner] = limit
         if not limits and self.nbytes + most <= self.max_bytes:
             return
         growth, by_owner = self._growth(came, gone)
@@ -126,15 +132,17 @@ class Accounts:
         """An object went."""
         address, _, owner = use
         piece = self._pieces[address]
+        if len(piece.users) == 1 and piece.users.get(owner) == 1:  # as most memory is: nobody else uses it
+            del self._pieces[address]
+            self.nbytes -= piece.nbytes
+            self._charge(owner, -piece.nbytes)
+            return
         before = piece.payer
         piece.shift(owner, -1)
         after = piece.payer
         if before != after:
             self._charge(before, -piece.nbytes)
             self._charge(after, piece.nbytes)
-        if after is None:
-            del self._pieces[address]
-            self.nbytes -= piece.nbytes
 
     def replace(self, old: Use, new: Use) -> None:
         """An object went, and one came in its place."""

@@ -124,6 +124,11 @@ class Approvals:
         """Take what was kept, at the start."""
         self._plans.update(plans)
 
+    @property
+    def changed(self) -> bool:
+        """Whether anything changed since the last `settle`."""
+        return bool(self._before)
+
     def settle(self) -> None:
         """Let the changes stand."""
         self._before.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -18,7 +18,6 @@ class Left:
     to: str = ""
 
 
-@dataclass(slots=True)
 class Touched:
     """Of one request.
 
@@ -30,8 +29,11 @@ class Touched:
         plan_id: the plan that it is about.
     """
 
-    data: dict[int, Stored] = field(default_factory=dict[int, Stored])
-    left: list[Left] = field(default_factory=list[Left])
-    previews: int = 0
-    released: bool = False
-    plan_id: str = ""
+    __slots__ = ("data", "left", "plan_id", "previews", "released")
+
+    def __init__(self) -> None:
+        self.data: dict[int, Stored] = {}
+        self.left: list[Left] = []
+        self.previews = 0
+        self.released = False
+        self.plan_id = ""

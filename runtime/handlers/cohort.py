@@ -17,11 +17,12 @@ import torch
 from planc.errors import InputError, LimitError, PlancError
 from planc.ir import Graph, Output
 from planc.ir.program import Program
-from planc.lower import Kinds
+from planc.lower import Kind
 from runtime.access.admission import denied
 from runtime.call import Call
 from runtime.cohorts import Cohort, CohortDone, Each, KeptOwn, Mean, Sum, Unfit
 from runtime.errors import QuotaExceeded, RemoteLimitError, to_failure
+from runtime.executor import Prepared
 from runtime.handlers.membership import Entrant, Membership
 from runtime.policy import Right, Secrecy, derive
 from runtime.store import Stored
@@ -34,8 +35,8 @@ _FEW = 64
 NONSENSE = "nonsense"
 """The kind of a result that cannot be added up."""
 
-Ready = tuple[Entrant, Kinds]
-"""A member whose inputs fit the plan, and the kinds of these."""
+Ready = tuple[Entrant, Prepared]
+"""A member whose inputs fit the plan, and what running the plan on such inputs needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ def _cohort(call: Call, body: Cohort) -> CohortDone:
     site, quota = call.site, call.rights.quota
     call.right = Right.RUN
     call.touched.plan_id = body.plan_id
-    site.usage.check_seconds(call.client, quota)
+    call.taken.require_time(quota)
     program = site.shelf.get(body.plan_id).program
     if not call.rights.fetch.anything:
         raise denied(call.identity, call.rights, site.worker, Right.FETCH)
@@ -104,9 +105,9 @@ def _cohort(call: Call, body: Cohort) -> CohortDone:
     if any(entrant.clearance.approval is not None for entrant in entrants):
         # Before approvals are spent: inputs that do not fit use up no run of them.
         ready = work.fitting(entrants)
-        site.usage.check_runs(call.client, quota)
+        call.taken.require_run(quota)
         membership.spend([entrant for entrant, _ in ready])
-    with site.usage.running(call.client, quota), site.computing(written):
+    with call.taken.run(quota), site.computing(written):
         if ready is None:  # others need not wait for that
             ready = work.fitting(entrants)
         work.run(ready)
@@ -170,7 +171,7 @@ class _Work:
 
     def fitting(self, entrants: Sequence[Entrant]) -> list[Ready]:
         """The members whose inputs fit the plan and whose run is within bounds."""
-        known: dict[tuple[Any, ...], Kinds | PlancError] = {}
+        known: dict[tuple[Kind, ...], Prepared | PlancError] = {}
         out: list[Ready] = []
         with self.call.charged():
             for entrant in entrants:
@@ -190,13 +191,13 @@ class _Work:
         deadline = math.inf if body.seconds is None else self.start + body.seconds
         self._prepare(len(ready), math.fsum(entrant.member.weight for entrant, _ in ready))
         inputs = self.membership.bare()
-        for number, (entrant, kinds) in enumerate(ready):
+        for number, (entrant, prepared) in enumerate(ready):
             began = time.perf_counter()
             if began >= deadline:
                 self.late += [each.place for each, _ in ready[number:]]
                 return
             try:
-                values = self._compute(entrant, kinds, inputs, min(deadline - began, self._allowed()))
+                values = self._compute(entrant, prepared, inputs, min(deadline - began, self._allowed()))
             except PlancError as error:
                 if isinstance(error, RemoteLimitError) and time.perf_counter() >= deadline:
                     self.late.append(entrant.place)
@@ -232,16 +233,15 @@ class _Work:
             call.attach(seconds, "seconds"),
         )
 
-    def _checked(self, entrant: Entrant, own: tuple[Any, ...]) -> Kinds | PlancError:
-        """The kinds of a member's inputs, or what is wrong with inputs of these kinds."""
+    def _checked(self, entrant: Entrant, own: tuple[Kind, ...]) -> Prepared | PlancError:
+        """What running the plan on a member's inputs needs, or what is wrong with inputs of these kinds."""
         inputs, kinds = self.membership.bare(), self.membership.kinds(own)
         for i, part in zip(self.membership.own, entrant.parts, strict=True):
             inputs[i] = part.stand_in()
         try:
-            self.call.site.executor.check(self.body.plan_id, self.program.graph, inputs, kinds)
+            return self.call.site.executor.prepare(self.body.plan_id, self.program, inputs, kinds)
         except PlancError as error:
             return error
-        return kinds
 
     def _prepare(self, members: int, weight: float) -> None:
         """The memory for what comes, of which is known that there is room for it."""
@@ -268,7 +268,7 @@ class _Work:
         allowed = math.inf if quota.run_seconds is None else quota.run_seconds
         if quota.seconds is None:
             return allowed
-        left = quota.seconds - call.site.usage.of(call.client).seconds - call.spent
+        left = quota.seconds - call.taken.seconds - call.spent
         if left <= 0:
             raise QuotaExceeded(
                 f"{call.client!r} has computed all of its {quota.seconds:g} seconds here; ask the worker's "
@@ -277,12 +277,12 @@ class _Work:
         return min(allowed, left)
 
     def _compute(
-        self, entrant: Entrant, kinds: Kinds, inputs: list[torch.Tensor], seconds: float
+        self, entrant: Entrant, prepared: Prepared, inputs: list[torch.Tensor], seconds: float
     ) -> list[torch.Tensor]:
         for i, part in zip(self.membership.own, entrant.parts, strict=True):
             inputs[i] = part.take()
         limit = None if seconds == math.inf else seconds
-        return self.call.site.executor.run(self.body.plan_id, self.program, inputs, limit, kinds=kinds)
+        return self.call.site.executor.run(prepared, inputs, limit)
 
     def _take(self, entrant: Entrant, values: Sequence[torch.Tensor], began: float) -> None:
         """Count a member in, or say why it does not count."""

@@ -15,7 +15,7 @@ import torch
 from planc.errors import InputError, LimitError
 from planc.ir import Graph
 from planc.ir.binding import describe
-from planc.lower import Kinds, kinds_of
+from planc.lower import Kind, Kinds, kind_of, kinds_of
 from runtime.access.approvals import Approval, Bound
 from runtime.access.release import Clearance, clear
 from runtime.call import Call
@@ -42,11 +42,11 @@ class Part(msgspec.Struct, frozen=True, eq=False, gc=False):
             return self.tensor
         return self.tensor.new_empty(()).expand((len(self.index), *self.tensor.shape[1:]))
 
-    def kind(self) -> Any:
+    def kind(self) -> Kind:
         """The kind of `take`, as executables tell inputs apart."""
         if self.index is None:
-            return kinds_of((self.tensor,))[0]
-        return self.tensor.dtype, (len(self.index), *self.tensor.shape[1:]), None
+            return kind_of(self.tensor)
+        return kind_of(self.tensor, (len(self.index), *self.tensor.shape[1:]))
 
     def take(self) -> torch.Tensor:
         """The tensor.

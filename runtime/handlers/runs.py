@@ -7,10 +7,11 @@ else stands at an input goes through the rules of `runtime.access.release`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import torch
 
 from planc.errors import InputError
@@ -25,14 +26,17 @@ from runtime.access.release import Clearance, clear
 from runtime.call import Call, require_unique
 from runtime.concealment import conceal, plan_stand_ins, quietly
 from runtime.errors import PermissionDenied
-from runtime.executor import Kinds, kinds_of
+from runtime.executor import Prepared
+from runtime.handlers.repeats import Repeat
 from runtime.messages import Drop, Gradient, Handle, Keep, Pointer, Return, Run, Slot, Update, Values
-from runtime.policy import PUBLIC, Right, Secrecy
+from runtime.policy import PUBLIC, Right
 from runtime.shelf import Installed
 from runtime.store import Stored
 
 _FORMS = 64
 """Ways of asking for a plan's outputs that are remembered of each plan: nearly always there is one."""
+_CLIENTS = 64
+"""Clients whose last run of a plan is remembered."""
 _BRIEF = 500e-6
 """Seconds: a run that took less the last time does not let other requests in, which would take as long."""
 _OWN = Clearance(PUBLIC, releases=False, approval=None)
@@ -58,59 +62,129 @@ class _Form:
 
 def _run(call: Call, body: Run) -> Values:
     """Compute everything, then commit it: what fails before the commit has changed nothing."""
-    puts, items = run_puts(call, body)
-    if puts:
-        call.site.store.commit(puts)
+    installed, store = call.site.shelf.get(body.plan_id), call.site.store
+    job, outputs = _computed(call, body, installed, alone=True)
+    kept, items = _kept(call, job, outputs), _returned(call, installed.program.graph, job, outputs)
+    repeat = job.repeat
+    if repeat is not None and repeat.may_defer(store):
+        repeat.defer(store, kept, job.bound.tensors, outputs)
+    else:
+        replaced = _replaced(job, outputs)
+        if replaced or kept:
+            store.commit({**replaced, **kept})
+        _remember(call, installed, body, job, replaced)
     return Values(tuple(items))
 
 
-def run_puts(call: Call, body: Run, *, alone: bool = True) -> tuple[dict[int, Stored], list[Slot]]:
-    """What a run makes and replaces, and what it sends back.
+def run_puts(call: Call, body: Run) -> dict[int, Stored]:
+    """What a run that is a part of a message makes and replaces; it lets no other request in."""
+    installed = call.site.shelf.get(body.plan_id)
+    job, outputs = _computed(call, body, installed, alone=False)
+    return {**_replaced(job, outputs), **_kept(call, job, outputs)}
 
-    Only where it is ``alone`` in its message does it let other requests in while it computes.
-    """
+
+def _computed(
+    call: Call, body: Run, installed: Installed, *, alone: bool
+) -> tuple[_Job, Sequence[torch.Tensor]]:
+    """A run, and its outputs. Only where it is ``alone`` in its message does it let other requests in."""
     call.right = Right.RUN  # an optimizer update may have runs among its parts
-    site = call.site
-    installed = site.shelf.get(body.plan_id)
-    program = installed.program
+    call.touched.plan_id = body.plan_id
+    site, program = call.site, installed.program
+    job = _again(call, installed, body) or _first(call, installed, body)
+    quota, taken = call.rights.quota, call.taken
+    clearance = job.bound.clearance
+    if clearance.approval is not None:
+        taken.require_run(quota)
+        site.approvals.spend(body.plan_id, clearance.approval)
+    seconds = taken.time_for_run(quota)
+    if body.grad:
+        with taken.run(quota):
+            outputs = _distinct(_with_grad(call, body, program, job.bound, seconds), job.form)
+    else:
+        try:
+            if alone and job.prepared.took > _BRIEF:
+                with taken.run(quota), site.computing([*job.kept, *job.written]):
+                    outputs = _executed(call, job, seconds)
+            else:
+                taken.require_run(quota)
+                outputs = _executed(call, job, seconds)
+        except Exception as error:
+            outputs = _concealed(call, program, job.bound, error)
+    call.touched.released |= clearance.releases
+    return job, outputs
+
+
+class _Job(msgspec.Struct, eq=False, gc=False):
+    """A run that may begin.
+
+    Attributes:
+        form: what becomes of its outputs.
+        bound: its inputs.
+        prepared: the plan at their sizes.
+        kept: the ids of outputs to keep.
+        written: the ids of objects that other outputs replace.
+        replaced: these objects.
+        repeat: the run before that this one is like.
+    """
+
+    form: _Form
+    bound: _Bound
+    prepared: Prepared
+    kept: Sequence[int]
+    written: Sequence[int]
+    replaced: Sequence[Stored]
+    repeat: Repeat | None = None
+
+
+def _again(call: Call, installed: Installed, body: Run) -> _Job | None:
+    """A run that is like the client's last one; None where it is not."""
+    repeat: Repeat | None = installed.repeats.get(call.standing)
+    tensors = repeat.inputs(call, body) if repeat is not None else None
+    if repeat is None or tensors is None:
+        return None
+    form: _Form = repeat.form
+    kept = _ids_to_keep(form, body)
+    store, stored, inputs = call.site.store, repeat.stored, body.inputs
+    for id in kept:
+        if id in store:
+            return None
+    if len(kept) > 1 and len(set(kept)) < len(kept):
+        return None
+    if call.logged:
+        call.touched.data.update(
+            (argument.id, found)
+            for argument, found in zip(inputs, stored, strict=True)
+            if found is not None and isinstance(argument, Handle)
+        )
+    bound = _Bound(tensors, stored, _OWN)
+    return _Job(form, bound, repeat.prepared, kept, repeat.updated, repeat.replaced(), repeat)
+
+
+def _first(call: Call, installed: Installed, body: Run) -> _Job:
+    """A run of which nothing is known."""
+    program, site = installed.program, call.site
     form = _form(installed, body)
     bound = _bind(call, program.graph, body, form)
-    wishes = (*body.results, *body.updates)
-    kept = [wish.id for _, number in form.kept if isinstance(wish := wishes[number], Keep)]
+    kept = _ids_to_keep(form, body)
     replaced = [_state(call, program.graph, bound, body.inputs[i], i) for _, i in form.updated]
-    written = [*kept, *[id for id, _ in replaced]]
-    if len(written) > 1:
-        require_unique(written)
+    written = [id for id, _ in replaced]
+    require_unique([*kept, *written])
     call.require_writable(kept)
-    clearance = bound.clearance
-    if body.grad and clearance.releases:
+    if body.grad and bound.clearance.releases:
         raise PermissionDenied(
             f"plan {program.graph.name!r} is approved: its results may leave, but gradients would tell more "
             "of the private values than they do; run it without autograd"
         )
     # Before an approval is spent: what is refused uses up no run of it.
-    kinds = kinds_of(bound.tensors)
-    took = site.executor.check(body.plan_id, program.graph, bound.tensors, kinds)
-    quota = call.rights.quota
-    if clearance.approval is not None:
-        site.usage.check_runs(call.client, quota)
-        site.approvals.spend(body.plan_id, clearance.approval)
-    seconds = site.usage.seconds_for_run(call.client, quota)
-    if body.grad:
-        with site.usage.running(call.client, quota):
-            outputs = _distinct(_with_grad(call, body, program, bound, seconds), form)
-    else:
-        try:
-            if alone and took > _BRIEF:
-                with site.usage.running(call.client, quota), site.computing(written):
-                    outputs = _computed(call, body, program, bound, kinds, seconds)
-            else:
-                site.usage.check_runs(call.client, quota)
-                outputs = _computed(call, body, program, bound, kinds, seconds)
-        except Exception as error:
-            outputs = _concealed(call, program, bound, error)
-    call.touched.released |= clearance.releases
-    return _place(call, program.graph, form, outputs, kept, replaced, clearance.secrecy)
+    prepared = site.executor.prepare(body.plan_id, program, bound.tensors)
+    return _Job(form, bound, prepared, kept, written, [stored for _, stored in replaced])
+
+
+def _ids_to_keep(form: _Form, body: Run) -> list[int]:
+    if not form.kept:
+        return []
+    wishes = (*body.results, *body.updates) if body.updates else body.results
+    return [wish.id for _, number in form.kept if isinstance(wish := wishes[number], Keep)]
 
 
 def _form(installed: Installed, body: Run) -> _Form:
@@ -150,8 +224,7 @@ def _formed(graph: Graph, body: Run) -> _Form:
     return _Form(tuple(kept), tuple(returned), tuple(updated), tuple(leaves))
 
 
-@dataclass(frozen=True, slots=True)
-class _Bound:
+class _Bound(msgspec.Struct, frozen=True, eq=False, gc=False):
     """The inputs of a run.
 
     Attributes:
@@ -168,7 +241,6 @@ class _Bound:
 def _bind(call: Call, graph: Graph, body: Run, form: _Form) -> _Bound:
     if len(body.inputs) != len(graph.inputs):
         raise InputError(f"plan {graph.name!r} takes {len(graph.inputs)} inputs, got {len(body.inputs)}")
-    call.touched.plan_id = body.plan_id
     if form.returned and not call.rights.fetch.anything:
         raise denied(call.identity, call.rights, call.site.worker, Right.FETCH)
     own = None if body.grad else _own_public(call, body.inputs)
@@ -225,13 +297,11 @@ def _state(
     return argument.id, stored or call.change(argument.id)
 
 
-def _computed(
-    call: Call, body: Run, program: Program, bound: _Bound, kinds: Kinds, seconds: float | None
-) -> list[torch.Tensor]:
+def _executed(call: Call, job: _Job, seconds: float | None) -> list[torch.Tensor]:
     """What the plan computes."""
     start = time.perf_counter()
     try:
-        return call.site.executor.run(body.plan_id, program, bound.tensors, seconds, kinds=kinds)
+        return call.site.executor.run(job.prepared, job.bound.tensors, seconds)
     finally:
         call.spent += time.perf_counter() - start
 
@@ -239,7 +309,7 @@ def _computed(
 def _with_grad(
     call: Call, body: Run, program: Program, bound: _Bound, seconds: float | None
 ) -> list[torch.Tensor]:
-    """As `_computed`, node by node, so that gradients flow.
+    """As `_executed`, node by node, so that gradients flow.
 
     Within the lock: a backward pass of another request may walk the same graph.
     """
@@ -275,22 +345,42 @@ def _distinct(outputs: Sequence[torch.Tensor], form: _Form) -> list[torch.Tensor
     ]
 
 
-def _place(
-    call: Call,
-    graph: Graph,
-    form: _Form,
-    outputs: Sequence[torch.Tensor],
-    kept: Sequence[int],
-    replaced: Sequence[tuple[int, Stored]],
-    secrecy: Secrecy,
-) -> tuple[dict[int, Stored], list[Slot]]:
-    """What to put, and what to send back."""
-    puts: dict[int, Stored] = {}
-    for (i, _), (id, old) in zip(form.updated, replaced, strict=True):
-        puts[id] = old.updated(outputs[i], secrecy)
-    for (i, _), id in zip(form.kept, kept, strict=True):
-        puts[id] = Stored(outputs[i], call.client, secrecy=secrecy)
-    return puts, [call.attach(outputs[i], graph.outputs[i].path) for i in form.returned]
+def _kept(call: Call, job: _Job, outputs: Sequence[torch.Tensor]) -> dict[int, Stored]:
+    """The outputs to keep, by id."""
+    secrecy = job.bound.clearance.secrecy
+    return {
+        id: Stored(outputs[i], call.client, secrecy=secrecy)
+        for (i, _), id in zip(job.form.kept, job.kept, strict=True)
+    }
+
+
+def _replaced(job: _Job, outputs: Sequence[torch.Tensor]) -> dict[int, Stored]:
+    """The outputs that replace objects, by id."""
+    secrecy = job.bound.clearance.secrecy
+    return {
+        id: old.updated(outputs[i], secrecy)
+        for (i, _), id, old in zip(job.form.updated, job.written, job.replaced, strict=True)
+    }
+
+
+def _returned(call: Call, graph: Graph, job: _Job, outputs: Sequence[torch.Tensor]) -> list[Slot]:
+    """The outputs to send back."""
+    return [call.attach(outputs[i], graph.outputs[i].path) for i in job.form.returned]
+
+
+def _remember(call: Call, installed: Installed, body: Run, job: _Job, replaced: Mapping[int, Stored]) -> None:
+    """Know the next run that is like this one."""
+    stored, repeat = job.bound.stored, job.repeat
+    if stored is None or body.grad:
+        return
+    if repeat is None:
+        repeat = Repeat.of(body, installed.program.graph, job.form, stored, job.prepared)
+        if repeat is None:
+            return
+        if len(installed.repeats) >= _CLIENTS:
+            installed.repeats.clear()
+        installed.repeats[call.standing] = repeat
+    repeat.replace(replaced)
 
 
 HANDLERS: dict[type, Callable[..., Any]] = {Run: _run}

@@ -24,7 +24,7 @@ def _steps(call: Call, body: Steps) -> Done:
             raise InputError("a part of an optimizer update cannot return results: keep them, and get them")
         if _has_gradients(call, part):
             # The lock stays closed: between the parts nobody may see, or change, what they work on.
-            made.append(run_puts(call, part, alone=False)[0])
+            made.append(run_puts(call, part))
     require_unique(id for puts in made for id in puts)
     call.site.store.commit({id: stored for puts in made for id, stored in puts.items()})
     return Done()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,7 @@ from runtime.errors import WrongWorker
 from runtime.messages import Drop, Handle, Keep, Return, Run, Slot, Update
 from runtime.remote.background import background
 from runtime.remote.rows import RowsTensor, lazy_rows, on_rows
-from runtime.remote.tensor import RemoteTensor
+from runtime.remote.tensor import Changes, RemoteTensor
 
 if TYPE_CHECKING:
     from runtime.remote.handle import WorkerHandle
@@ -28,63 +28,98 @@ _REMEMBERED = 256
 State = Mapping[str, torch.Tensor | RemoteTensor]
 
 
-@dataclass(frozen=True, slots=True)
 class _Seen:
     """What was found out about the last call on values at the worker: another like it needs no checks.
 
     Attributes:
-        ports: for each input of the graph, the path of its state (None for an argument) and its type.
-        arguments: how many inputs are arguments.
+        plan_id: the plan.
+        arguments: the types of the arguments.
         results: the types of the results.
         single: whether the call returns its one result as it is.
-        trains: whether the plan updates its parameters itself: autograd has no part in it then.
     """
 
-    plan_id: str
-    ports: tuple[tuple[str | None, TensorType], ...]
-    arguments: int
-    results: tuple[TensorType, ...]
-    single: bool
-    trains: bool
+    __slots__ = (
+        "_paths",
+        "_ports",
+        "_state",
+        "_state_inputs",
+        "_state_unchanged",
+        "_trains",
+        "arguments",
+        "plan_id",
+        "results",
+        "single",
+    )
+
+    def __init__(self, plan: Plan, types: Sequence[TensorType], results: Sequence[TensorType]) -> None:
+        graph = plan.graph
+        self.plan_id = plan.id
+        self.arguments = tuple(types[: len(graph.arguments())])
+        self.results = tuple(results)
+        self.single = len(results) == 1 and plan.returns_tensor
+        self._trains = any(port.role is Role.PARAMETER for port in graph.updates())
+        """It updates its parameters itself: autograd has no part in it then."""
+        self._ports = [(p.path, type) for p, type in zip(graph.inputs, types, strict=True) if p.role.is_state]
+        self._state: list[RemoteTensor] = []
+        self._paths: list[str] = []
+        self._state_inputs: tuple[Handle, ...] = ()
+        self._state_unchanged = -1
+        """The count of changes of handles when the state was looked at."""
 
     @classmethod
     def of(cls, plan: Plan, types: Sequence[TensorType], results: Sequence[TensorType]) -> _Seen | None:
         """Of a call that went well; None where arguments or results are more than plain tensors in a row."""
-        graph = plan.graph
-        if not plan.takes_tensors:
-            return None
-        ports = [
-            (port.path if port.role.is_state else None, type)
-            for port, type in zip(graph.inputs, types, strict=True)
-        ]
-        return cls(
-            plan.id,
-            tuple(ports),
-            len(graph.arguments()),
-            tuple(results),
-            len(results) == 1 and plan.returns_tensor,
-            any(port.role is Role.PARAMETER for port in graph.updates()),
-        )
+        in_order = sorted(plan.graph.inputs, key=lambda port: port.role.is_state) == list(plan.graph.inputs)
+        return cls(plan, types, results) if plan.takes_tensors and in_order else None
 
     def inputs(
         self, args: tuple[Any, ...], state: Mapping[str, RemoteTensor], location: WorkerHandle
     ) -> tuple[Handle, ...] | None:
         """The inputs of a call as its message names them; None where it is not such a call."""
-        if len(args) != self.arguments:
+        if len(args) != len(self.arguments):
             return None
-        given = iter(args)
-        cut = self.trains or not torch.is_grad_enabled()
+        cut = self._trains or not torch.is_grad_enabled()
         inputs: list[Handle] = []
-        for path, type_ in self.ports:
-            value = next(given) if path is None else state.get(path)
-            if type(value) is not RemoteTensor or value.location is not location:
+        for value, type_ in zip(args, self.arguments, strict=True):
+            if not _is(value, type_, location, cut):
                 return None
-            if value.tensor_type is not type_ and value.tensor_type != type_:
+            inputs.append(Handle(value.id))
+        if not self._ports:
+            return tuple(inputs)
+        changes = Changes.count
+        if (
+            changes != self._state_unchanged
+            or list(state) != self._paths
+            or not all(map(is_, state.values(), self._state))
+            or not cut
+        ):
+            found = self._state_of(state, location, cut)
+            if found is None:
                 return None
-            if value.requires_grad and not cut:
+            self._state, self._paths = list(state.values()), list(state)
+            self._state_inputs, self._state_unchanged = found, changes
+        return (*inputs, *self._state_inputs)
+
+    def _state_of(
+        self, state: Mapping[str, RemoteTensor], location: WorkerHandle, cut: bool
+    ) -> tuple[Handle, ...] | None:
+        inputs: list[Handle] = []
+        for path, type_ in self._ports:
+            value = state.get(path)
+            if value is None or not _is(value, type_, location, cut):
                 return None
             inputs.append(Handle(value.id))
         return tuple(inputs)
+
+
+def _is(value: Any, type_: TensorType, location: WorkerHandle, cut: bool) -> bool:
+    """Whether a value is a remote tensor of a type, there, that autograd has no part in."""
+    return (
+        type(value) is RemoteTensor
+        and value.location is location
+        and (value.tensor_type is type_ or value.tensor_type == type_)
+        and (cut or not value.requires_grad)
+    )
 
 
 class RemotePlan:
@@ -164,10 +199,14 @@ class RemotePlan:
     def _call_again(self, seen: _Seen, inputs: tuple[Handle, ...]) -> Any:
         """A call as one before it, on other values of the same types."""
         location = self.location
+        if seen.single:
+            id = location.new_id()
+            location.request(Run(seen.plan_id, inputs, (Keep(id),)))
+            return RemoteTensor(location, id, seen.results[0])
         ids = [location.new_id() for _ in seen.results]
         location.request(Run(seen.plan_id, inputs, tuple([Keep(id) for id in ids])))
         handles = [RemoteTensor(location, id, type) for id, type in zip(ids, seen.results, strict=True)]
-        return handles[0] if seen.single else self.plan.arrange(handles)
+        return self.plan.arrange(handles)
 
     def submit(self, *args: Any) -> Future[Any]:
         """As a call, in the background: a future of what it returns."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -17,6 +18,20 @@ from runtime.remote.tensor_type import HasType
 if TYPE_CHECKING:
     from runtime.remote.handle import WorkerHandle
     from runtime.remote.pointer import RemotePointer
+
+
+class Changes:
+    """How often handles were changed in place, of all: while it stays the same, so do they."""
+
+    count = 0
+
+    @classmethod
+    def note(cls) -> None:
+        """A handle is another value now, elsewhere, or asks for gradients."""
+        cls.count = next(_changes)
+
+
+_changes = itertools.count(1)
 
 
 class RemoteTensor(HasType):
@@ -203,6 +218,7 @@ class RemoteTensor(HasType):
         if requires_grad != self._requires_grad:
             self.location.require_grad([self], requires_grad)
             self._requires_grad = requires_grad
+            Changes.note()
         return self
 
     def zero_grad(self) -> None:
@@ -328,6 +344,7 @@ class RemoteTensor(HasType):
     def moved_to(self, location: WorkerHandle) -> None:
         """The value is at another worker now."""
         self.location, self.is_owner = location, True
+        Changes.note()
 
     def become(self, new: RemoteTensor) -> None:
         """Take over another handle's value, in place of the own; a parameter stays one."""
@@ -340,6 +357,7 @@ class RemoteTensor(HasType):
             self._requires_grad, self.is_leaf = new.requires_grad, new.is_leaf
         self.tensor_type = new.tensor_type
         self.version += 1
+        Changes.note()
 
     def check_fresh(self) -> None:
         """Refuse to be used as a view of what is no longer there."""
@@ -428,4 +446,4 @@ for _name in (
     setattr(RemoteTensor, f"__{_name}__", _operator(f"__{_name}__", _name in ("rfloordiv", "rmod")))
 
 
-__all__ = ["RemoteTensor", "RemoteValueError"]
+__all__ = ["Changes", "RemoteTensor", "RemoteValueError"]

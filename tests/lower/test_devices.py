@@ -58,6 +58,7 @@ BAD: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("aten.nll_loss_backward", [torch.ones(()), X, i(0, -1, 1), None, torch.ones(())], {}),
     ("aten.nll_loss2d_forward", [X.view(3, 4, 1, 1), i(0, 4, 1).view(3, 1, 1), None], {}),
     ("fused.cross_entropy", [X, i(0, 4, 1), None], {}),
+    ("aten.max_unpool2d", [torch.ones(1, 2, 2), i(0, 3, 16, 1).view(1, 2, 2)], {"output_size": [4, 4]}),
     ("aten.binary_cross_entropy", [torch.tensor([0.5, 1.5]), torch.ones(2)], {}),
     ("aten.binary_cross_entropy", [torch.tensor([0.5, float("nan")]), torch.ones(2)], {}),
 ]

@@ -155,12 +155,12 @@ def test_what_took_long_is_known_to_take_long() -> None:
     slow = _Slow()
     executor = Executor(torch.device("cpu"), RunBounds(), 2**20, slow)
     program, x = total.plan.program, torch.ones(3, 2)
-    assert executor.check("p", program.graph, [x, x]) == float("inf")
-    executor.run("p", program, [x, x])
-    assert executor.check("p", program.graph, [x, x]) < 0.1
+    assert executor.prepare("p", program, [x, x]).took == float("inf")
+    executor.run(executor.prepare("p", program, [x, x]), [x, x])
+    assert executor.prepare("p", program, [x, x]).took < 0.1
     slow.seconds = 0.2
-    executor.run("p", program, [x, x])
-    assert executor.check("p", program.graph, [x, x]) >= 0.2
+    executor.run(executor.prepare("p", program, [x, x]), [x, x])
+    assert executor.prepare("p", program, [x, x]).took >= 0.2
 
 
 def _loss(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
