@@ -1,4 +1,4 @@
-"""Suite "steps", with ``torch.compile``: not ResNet-18, whose compiling takes minutes, and not in quick runs."""
+"""Suite "steps", with ``torch.compile``: not of ResNet-18, which takes it minutes, and not in quick runs."""
 
 from __future__ import annotations
 

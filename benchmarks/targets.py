@@ -98,7 +98,9 @@ TARGETS = (
     Target("the same on Ray, two workers", "two in this process", 1.3, _ratio("rounds", "Ray", way=RAY)),
     Target("many clients, a cohort a round", "plain loop", 0.8, _ratio("rounds", "cohort", way=ONE)),
     Target("overhead a node over the bare call", "loop by hand", 0.3, _overhead, "us"),
-    Target("MLP step over a unix socket", _EAGER, 2.0, _ratio("network", "MLP", "unix", way="plan at")),
+    Target(
+        "MLP step over a unix socket", _EAGER, 2.0, _ratio("network", "MLP", "SGD", "unix", way="plan at")
+    ),
 )
 
 

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from planc.errors import InputError
+from runtime.channels.address import parse
 from runtime.channels.base import Connection
+from runtime.channels.extra import network_extra
+from runtime.channels.streams.channel import StreamChannel
+from runtime.channels.unix.client import UnixChannel
 from runtime.identity import Role
 from runtime.remote.handle import WorkerHandle
 from runtime.remote.virtual import ME
 
 if TYPE_CHECKING:
-    from runtime.channels.grpc.client import GrpcChannel
     from runtime.owner import OwnerHandle
-
-_MISSING = "a worker elsewhere needs the extra 'network' ({} is missing): pip install 'planc[network]'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ def connect(
     """A handle to the worker that listens at an address: the same as a `VirtualWorker` is for one here.
 
     Args:
-        address: ``grpc://host:port``, ``grpcs://host:port`` (TLS), or ``unix:path``.
+        address: ``grpc://host:port``, ``grpcs://host:port`` (TLS), or ``unix:path``. The first two need the
+            extra ``network``.
         tls: for ``grpcs``: whom to trust, and the certificate that says who the caller is.
         token: shown to a worker that knows the caller by one instead.
         worker: the id of the worker that is meant. Over TLS its certificate has to be that worker's, wherever
@@ -89,34 +91,38 @@ def open_channel(
     role: Role = Role.CLIENT,
     timeout: float = 600.0,
     patience: float = 20.0,
-) -> GrpcChannel:
+) -> StreamChannel[Any]:
     """The channel under `connect`; a worker opens one to its peer.
 
     Raises:
         InputError, CredentialsError, ConnectionLost, PermissionDenied: see `connect`.
     """
-    try:
-        from runtime.channels.grpc import chunks
-        from runtime.channels.grpc.address import parse
-        from runtime.channels.grpc.client import GrpcChannel
-        from runtime.security import credentials
-    except ImportError as error:
-        raise InputError(_MISSING.format(error.name)) from None
     where = parse(address)
     if where.secure and tls is None:
         raise InputError(f"{address}: TLS needs to know whom to trust: tls=TLS(ca=...)")
     if not where.secure and (tls is not None or token is not None):
         raise InputError(f"{address} is not encrypted: certificates and tokens are for grpcs://host:port")
-    metadata: list[tuple[str, str]] = []
-    found: Any = None
-    options: list[tuple[str, str]] = []
-    if tls is None:
-        metadata += [(chunks.CLIENT_KEY, client), (chunks.ROLE_KEY, role.value)]
+    channel: StreamChannel[Any]
+    if where.path:
+        channel = UnixChannel(where, client, role, timeout=timeout, patience=patience)
     else:
-        cert, key = (Path(path) if path is not None else None for path in (tls.cert, tls.key))
-        found = credentials.channel_credentials(Path(tls.ca), cert, key, token)
-        options += credentials.pinning_options(worker) if worker else []
-    channel = GrpcChannel(where, found, metadata, timeout=timeout, patience=patience, options=options)
+        with network_extra(f"a worker at {address}"):
+            from runtime.channels.grpc import client as grpc
+            from runtime.security import credentials
+        shown: Any = None
+        options: list[tuple[str, str]] = []
+        if tls is not None:
+            cert, key = (Path(path) if path is not None else None for path in (tls.cert, tls.key))
+            shown = credentials.channel_credentials(Path(tls.ca), cert, key, token)
+            options += credentials.pinning_options(worker) if worker else []
+        channel = grpc.GrpcChannel(
+            where,
+            shown,
+            () if where.secure else grpc.words(client, role),
+            timeout=timeout,
+            patience=patience,
+            options=options,
+        )
     if worker and channel.worker != worker:
         channel.close()
         raise InputError(f"worker {channel.worker!r} listens at {address}, not {worker!r}")

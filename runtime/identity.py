@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
+
+from runtime.errors import CredentialsError
+
+# No slash, space or control character: a name is safe in a URI, a file name, a log line and a policy file.
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
 class Role(StrEnum):
@@ -26,3 +32,19 @@ class Identity:
 
 OWNER_NAME = "owner"
 """Under which a worker keeps what its owner does; no client and no worker has it."""
+
+
+def check_name(name: str) -> str:
+    """The name, if it may be one.
+
+    Raises:
+        CredentialsError: it may not; the text says what is expected.
+    """
+    if not re.fullmatch(NAME, name):
+        raise CredentialsError(
+            f"{name[:80]!r} cannot be a name: expected 1 to 64 letters, digits, '.', '_' or '-', "
+            "beginning with a letter or digit"
+        )
+    if name == OWNER_NAME:
+        raise CredentialsError(f"{name!r} is what a worker calls its owner: expected another name")
+    return name

@@ -1,15 +1,14 @@
 """`planc worker`: starts a worker beside its owner's data; with a command, what the owner sees and decides.
 
-Options and words over `runtime.serving`, which is imported only when a worker starts: gRPC and cryptography
-come with the `network` extra. The owner's commands are `planc.cli.worker_owner`'s.
+Options and words over `runtime.serving`, which is imported only when a worker starts. The owner's commands
+are `planc.cli.worker_owner`'s.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -17,13 +16,11 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from planc.cli import worker_owner
-from planc.cli.certs import EXTRA
-from planc.errors import InputError, PlancError
+from planc.errors import InputError
 
 app = typer.Typer(name="worker", invoke_without_command=True, subcommand_metavar="[COMMAND]")
 app.registered_commands.extend(worker_owner.app.registered_commands)
 
-_EXTRA_MODULES = {"grpc", "cryptography"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _Value = TypeVar("_Value")
 
@@ -131,12 +128,12 @@ def worker_command(
     for option, names in (("--public", shown), ("--describe", said), ("--tag", [n for n, _ in tagged])):
         _require_known(option, names, named)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines on standard error are no JSON
-    with _network():
-        from runtime.serving.data import Source
-        from runtime.serving.greeting import Greeting
-        from runtime.serving.logs import log_to
-        from runtime.serving.process import Serving
-        from runtime.serving.settings import PORT, Settings
+    from runtime.serving.data import Source
+    from runtime.serving.greeting import Greeting
+    from runtime.serving.logs import log_to
+    from runtime.serving.process import Serving
+    from runtime.serving.settings import PORT, Settings
+
     sources = [
         Source(
             name, path, name not in shown, [t for n, t in tagged if n == name], said.get(name, ""), image_size
@@ -176,17 +173,6 @@ def _require_no_options(context: typer.Context, command: str) -> None:
                 f"options go behind the command, as in `planc worker {command} --socket PATH`",
                 param_hint=parameter.opts[0],
             )
-
-
-@contextmanager
-def _network() -> Generator[None]:
-    """Where the network extra is missing, say so instead of which module that is."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _EXTRA_MODULES:
-            raise
-        raise PlancError(EXTRA) from None
 
 
 def _require_name(option: str, name: str) -> None:

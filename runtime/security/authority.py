@@ -21,11 +21,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from runtime.errors import CredentialsError
-from runtime.identity import Identity, Role
+from runtime.identity import Identity, Role, check_name
 from runtime.security import files
 from runtime.security.identity import (
     PINNED_DOMAIN,
-    check_name,
     check_valid,
     hosts_of,
     identity_of_certificate,

@@ -14,10 +14,8 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from runtime.errors import CredentialsError
-from runtime.identity import OWNER_NAME, Identity, Role
+from runtime.identity import NAME, Identity, Role, check_name
 
-# No slash, space or control character: a name is safe in a URI, a file name, a log line and a policy file.
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _URI = re.compile(rf"planc://(client|worker)/({NAME})")
 
 # What the library raises for bytes that are no certificate.
@@ -49,22 +47,6 @@ def uri_of(identity: Identity) -> str:
     if identity.role is Role.OWNER:
         raise CredentialsError("no certificate makes an owner: issue one to a worker or a client")
     return f"planc://{identity.role}/{check_name(identity.name)}"
-
-
-def check_name(name: str) -> str:
-    """The name, if it may be one.
-
-    Raises:
-        CredentialsError: it may not; the text says what is expected.
-    """
-    if not re.fullmatch(NAME, name):
-        raise CredentialsError(
-            f"{name[:80]!r} cannot be a name: expected 1 to 64 letters, digits, '.', '_' or '-', "
-            "beginning with a letter or digit"
-        )
-    if name == OWNER_NAME:
-        raise CredentialsError(f"{name!r} is what a worker calls its owner: expected another name")
-    return name
 
 
 def pinned_host(worker: str) -> str:
@@ -189,9 +171,7 @@ def moment(time: datetime) -> str:
 
 
 __all__ = [
-    "NAME",
     "PINNED_DOMAIN",
-    "check_name",
     "check_valid",
     "hosts_of",
     "identity_of",

@@ -25,9 +25,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from runtime.errors import CredentialsError
-from runtime.identity import Identity, Role
+from runtime.identity import NAME, Identity, Role, check_name
 from runtime.security import files
-from runtime.security.identity import NAME, check_name, moment
+from runtime.security.identity import moment
 
 FILE = "tokens.json"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.channels.grpc.address import Address
+from runtime.channels.address import Address
 from runtime.serving.process import Offered, Serving
 from runtime.serving.settings import Settings
 

@@ -6,11 +6,10 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,20 +17,16 @@ from planc.errors import InputError
 from planc.ir import TensorType, type_of
 from runtime.access.file import load_policy
 from runtime.audit.log import AuditLog
+from runtime.channels.address import Address
 from runtime.channels.base import Channel
-from runtime.channels.grpc import callers
-from runtime.channels.grpc.address import Address
-from runtime.channels.grpc.server import Listening
+from runtime.channels.streams.server import Listening
 from runtime.connecting import TLS, open_channel
 from runtime.durable import DurableStore
 from runtime.errors import PermissionDenied
-from runtime.identity import Identity, Role
+from runtime.identity import Role
 from runtime.policy import NETWORK_RIGHTS, Policy
-from runtime.security import credentials
-from runtime.security.identity import words
-from runtime.security.tokens import TokenStore
-from runtime.serving import sockets
 from runtime.serving.data import Source, read
+from runtime.serving.listening import check_certificate, check_installed, listen, listen_for_owner
 from runtime.serving.settings import Settings
 from runtime.worker import Worker
 
@@ -68,6 +63,7 @@ class Serving:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         addresses = settings.check()
+        check_installed(settings, addresses)
         self._done = threading.Event()
         self.offered: list[Offered] = []
         self._listening: list[Listening] = []
@@ -81,7 +77,10 @@ class Serving:
         try:
             for source in settings.data:
                 self._offer(source)
-            self._listen(addresses)
+            check_certificate(settings)
+            self._listening.append(listen_for_owner(self.worker, settings))
+            for address in addresses:
+                self._listening.append(listen(self.worker, settings, address))
             _log.info("ready at %s", ", ".join(map(str, self.addresses)))
         except BaseException:
             self.close(0.0)
@@ -180,31 +179,6 @@ class Serving:
             found = type_of(offer.tensor)
             assert found is not None, "what was read is of a dtype that plans have"
             self.offered.append(Offered(offer.name, found, source.private, offer.tags))
-
-    def _listen(self, addresses: Sequence[Address]) -> None:
-        settings = self.settings
-        if settings.pair is not None:
-            pair = credentials.load_pair(*settings.pair)
-            if pair.identity != Identity(settings.id, Role.WORKER):
-                raise InputError(
-                    f"{settings.cert} is the certificate of {words(pair.identity)}: worker {settings.id!r} "
-                    "needs its own"
-                )
-        own = sockets.check(settings.socket or sockets.default(settings.id))
-        few = replace(settings.server, streams=8, client_streams=8)
-        self._listening.append(Listening(self.worker, Address(path=str(own)), callers.owner, limits=few))
-        for address in addresses:
-            made: Any = None
-            authenticate = callers.by_their_word
-            if settings.pair is not None and not address.path:
-                made = credentials.server_credentials(*settings.pair, settings.client_ca)
-                if settings.client_ca is not None:
-                    authenticate = callers.by_certificate
-                elif settings.tokens is not None:
-                    store = TokenStore(settings.tokens)
-                    store.entries()  # a file that is missing or damaged is found now, not when nobody gets in
-                    authenticate = callers.by_token(store)
-            self._listening.append(Listening(self.worker, address, authenticate, made, settings.server))
 
     def _peer(self, name: str) -> Channel:
         """The way to another worker: only to those that the owner named, at the addresses they gave."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from planc.errors import InputError
-from runtime.channels.grpc.address import Address, parse, parse_listen
-from runtime.channels.grpc.server import ServerLimits
+from runtime.channels.address import Address, parse, parse_listen
+from runtime.channels.streams.server import ServerLimits
+from runtime.identity import check_name
 from runtime.limits import WorkerLimits
-from runtime.security.identity import check_name
 from runtime.serving.data import Source
 
 PORT = 7700

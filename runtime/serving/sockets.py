@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from planc.errors import InputError
-from runtime.security.identity import check_name
+from runtime.identity import check_name
 
 _MAX_PATH = 100
 """Bytes of the path of a unix socket; the system's own limit is little more."""

@@ -26,7 +26,7 @@ from runtime.federated import Population
 from runtime.federated import events as E
 from tests.federated.chaos import coordinator
 from tests.federated.chaos import training as T
-from tests.federated.chaos.processes import PATIENCE, GrpcFleet, Processes, RayFleet
+from tests.federated.chaos.processes import PATIENCE, Processes, RayFleet, WorkerFleet
 from tests.federated.chaos.striking import Chaos, limit
 
 LIMIT = 240
@@ -63,11 +63,11 @@ def train(chaos: Chaos, at: Population, **options: Any) -> T.State:
         chaos.settle()
 
 
-# -- workers behind gRPC -------------------------------------------------------------------------------------
+# -- workers at unix sockets ---------------------------------------------------------------------------------
 
 
 def test_workers_that_are_killed_and_replaced_change_no_bit(processes: Processes, folder: Path) -> None:
-    with GrpcFleet(processes, folder, 3) as fleet:
+    with WorkerFleet(processes, folder, 3) as fleet:
         at = T.population(fleet.workers)
         chaos = Chaos(fleet, at, 1)
         state = train(chaos, at, on_worker_lost=fleet.replace)
@@ -78,7 +78,7 @@ def test_workers_that_are_killed_and_replaced_change_no_bit(processes: Processes
 
 
 def test_workers_that_stay_away_for_some_rounds_change_no_bit(processes: Processes, folder: Path) -> None:
-    with GrpcFleet(processes, folder, 3) as fleet:
+    with WorkerFleet(processes, folder, 3) as fleet:
         at = T.population(fleet.workers)
         chaos = Chaos(fleet, at, 3, every=(2, 4), absent=(2, 6))
         state = train(chaos, at)
@@ -89,7 +89,7 @@ def test_workers_that_stay_away_for_some_rounds_change_no_bit(processes: Process
 
 
 def test_clients_that_are_dropped_cost_no_accuracy(processes: Processes, folder: Path) -> None:
-    with GrpcFleet(processes, folder, 3) as fleet:
+    with WorkerFleet(processes, folder, 3) as fleet:
         at = T.population(fleet.workers)
         chaos = Chaos(fleet, at, 4, absent=(1, 3))
         state = train(chaos, at, on_failure="drop", quorum=0.1)
@@ -104,7 +104,7 @@ def test_empty_workers_that_come_back_at_the_same_place_change_no_bit(
     processes: Processes, folder: Path
 ) -> None:
     """A supervisor starts them while their channel tries still: nobody may take them for the old ones."""
-    with GrpcFleet(processes, folder, 3, patience=PATIENCE) as fleet:
+    with WorkerFleet(processes, folder, 3, patience=PATIENCE) as fleet:
         at = T.population(fleet.workers)
         chaos = Chaos(fleet, at, 5, fleet.restart)
         state = train(chaos, at, on_worker_lost=lambda worker: fleet.connect(worker.id))
@@ -114,7 +114,7 @@ def test_empty_workers_that_come_back_at_the_same_place_change_no_bit(
 
 
 def test_workers_with_a_store_that_come_back_are_not_even_lost(processes: Processes, folder: Path) -> None:
-    with GrpcFleet(processes, folder, 2, store=True, patience=PATIENCE) as fleet:
+    with WorkerFleet(processes, folder, 2, store=True, patience=PATIENCE) as fleet:
         at = T.population(fleet.workers)
         chaos = Chaos(fleet, at, 6, fleet.restart, again=True)
         state = train(chaos, at, client_state="kept")
@@ -127,7 +127,7 @@ def test_workers_with_a_store_that_come_back_are_not_even_lost(processes: Proces
 def test_workers_that_hang_and_answer_later_are_replaced_and_not_counted(
     processes: Processes, folder: Path
 ) -> None:
-    with GrpcFleet(processes, folder, 3) as fleet:
+    with WorkerFleet(processes, folder, 3) as fleet:
         waking: list[threading.Timer] = []
 
         def stop(worker: WorkerHandle) -> None:
@@ -191,7 +191,7 @@ def test_a_coordinator_that_is_killed_in_a_round_comes_to_the_same_bits(
     T.plan().save(folder / "plan.planc")
     here: list[WorkerHandle] = [VirtualWorker("here")]
     undisturbed = coordinator.digest(coordinator.federation(folder, here).run(rounds).state_dict())
-    with GrpcFleet(processes, folder, 2) as fleet:
+    with WorkerFleet(processes, folder, 2) as fleet:
         addresses = [fleet.address(worker.id) for worker in fleet.workers]
         arguments = [str(folder), str(rounds), *addresses]
         for number in range(3):

@@ -14,9 +14,6 @@ import pytest
 import torch
 
 from runtime import FederatedDataset, VirtualWorker, WorkerHandle, connect
-from runtime.channels.grpc import callers
-from runtime.channels.grpc.address import Address
-from runtime.channels.grpc.server import Listening
 from runtime.errors import RoundFailed, WorkerError
 from runtime.federated import Checkpoints, Evaluation, Federation, Population, Uniform
 from runtime.federated import events as E
@@ -34,6 +31,7 @@ from tests.federated.training import (
     watched,
     workers,
 )
+from tests.network.serving import STREAMS, anywhere, listening
 
 ROUNDS, CLIENTS = 3, 9
 MESSAGES = 2 + ROUNDS
@@ -155,9 +153,10 @@ def test_data_made_on_demand_goes_elsewhere_when_it_cannot_be_sent() -> None:
     assert any("took no data" in lost.why for lost in of(E.WorkerLost, seen))
 
 
+@pytest.mark.parametrize("kind", STREAMS)
 @pytest.mark.parametrize("number", [1, 3])
-def test_a_server_that_goes_away_over_grpc_changes_no_bit(number: int, tmp_path: Path) -> None:
-    server = Listening(Worker("gone"), Address(path=str(tmp_path / "s")), callers.by_their_word)
+def test_a_server_that_goes_away_changes_no_bit(number: int, kind: str) -> None:
+    server = listening(Worker("gone"), anywhere(kind))
     gone = connect(str(server.address), patience=0.5)
     seen, callback = watched()
 

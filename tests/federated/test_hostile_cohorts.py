@@ -74,13 +74,13 @@ def test_others_are_answered_while_the_inputs_of_many_members_are_looked_at(
     bob = Worker("bob")
     me = connect(bob)
     plan, x = install(me, TOTAL), put(me, torch.ones(20))
-    check, locked = executors.Executor.check, list[bool]()
+    prepare, locked = executors.Executor.prepare, list[bool]()
 
-    def checking(*args: Any, **options: Any) -> float:
+    def preparing(*args: Any, **options: Any) -> executors.Prepared:
         locked.append(bob._lock.locked())
-        return check(*args, **options)
+        return prepare(*args, **options)
 
-    monkeypatch.setattr(executors.Executor, "check", checking)
+    monkeypatch.setattr(executors.Executor, "prepare", preparing)
     assert len(cohort(me, rows(plan, x, range(1, 20)), torch.tensor(0.0)).done) == 19
     assert locked == [False] * 19
 
@@ -92,7 +92,7 @@ def test_what_is_known_of_inputs_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     plan, x = install(me, TOTAL), put(me, torch.ones(40))
     for _ in range(2):
         assert len(cohort(me, rows(plan, x, range(1, 40)), torch.tensor(0.0)).done) == 39
-    assert len(bob._site.executor._within) <= 8
+    assert len(bob._site.executor._prepared) <= 8
 
 
 def test_replies_about_many_members_are_not_remembered_without_bound() -> None:

@@ -20,10 +20,11 @@ from pathlib import Path
 import torch
 
 from tests.fuzz.corpus import corpus
+from tests.fuzz.layers import LAYERS
 from tests.fuzz.mutate import Case
 from tests.fuzz.running import Outcome, Run, dump, replay
 from tests.fuzz.scene import EVE
-from tests.fuzz.targets import TARGETS, Frames, listen_to_faults
+from tests.fuzz.targets import Frames, listen_to_faults
 
 _PLACE = struct.Struct("<QQ")
 
@@ -33,7 +34,7 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=10_000, help="of each layer (10000)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="of each layer at most")
-    parser.add_argument("--layer", choices=[*TARGETS], action="append", help="all if none")
+    parser.add_argument("--layer", choices=[*LAYERS], action="append", help="all if none")
     parser.add_argument("--failures", type=Path, default=Path("fuzz-failures"), help="where cases are kept")
     parser.add_argument("--replay", type=Path, metavar="FILE")
     parser.add_argument("--atheris", action="store_true", help="let coverage guide the bytes of frames")
@@ -51,7 +52,7 @@ def main() -> int:
         return _guided(options.seconds)
     if options.place is None:
         return _supervise(options)
-    for layer in options.layer or TARGETS:
+    for layer in options.layer or LAYERS:
         _attack(layer, options)
     return 0
 
@@ -81,7 +82,7 @@ def report(layer: str, out: Outcome) -> str:
 def _supervise(options: argparse.Namespace) -> int:
     """Run each layer in a process of its own: a crash of native code is a failing case like any other."""
     failed = False
-    for layer in options.layer or TARGETS:
+    for layer in options.layer or LAYERS:
         with tempfile.NamedTemporaryFile() as place:
             place.write(bytes(_PLACE.size))
             place.flush()
@@ -98,7 +99,7 @@ def _supervise(options: argparse.Namespace) -> int:
 
 def _keep_crash(layer: str, options: argparse.Namespace, block: int, number: int, status: int) -> None:
     """Find the case at which a process died, and write it down."""
-    target = TARGETS[layer](corpus(), random.Random(f"{options.seed}:{layer}:{block}"))
+    target = LAYERS[layer](corpus(), random.Random(f"{options.seed}:{layer}:{block}"))
     case: Case = target.next()
     for _ in range(number):
         case = target.next()

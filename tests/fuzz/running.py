@@ -17,9 +17,10 @@ from pathlib import Path
 
 from runtime.identity import Identity, Role
 from tests.fuzz.corpus import corpus
+from tests.fuzz.layers import LAYERS
 from tests.fuzz.mutate import Case
 from tests.fuzz.scene import Escaped
-from tests.fuzz.targets import TARGETS, Target, listen_to_faults
+from tests.fuzz.targets import Target, listen_to_faults
 
 BLOCK = 5000
 """Cases with one worker: enough for it to fill up, few enough to run again."""
@@ -51,7 +52,7 @@ class Run:
     """Cases of one layer, block by block.
 
     Args:
-        layer: a name of `TARGETS`.
+        layer: a name of `LAYERS`.
         seed: of all random numbers.
         folder: where failing cases are kept.
         place: told the block and number of every case before it is tried, for when the process dies.
@@ -99,7 +100,7 @@ class Run:
 
     def target(self, block: int) -> Target:
         """What is attacked, as it is at the beginning of a block."""
-        return TARGETS[self._layer](corpus(), random.Random(f"{self._seed}:{self._layer}:{block}"))
+        return LAYERS[self._layer](corpus(), random.Random(f"{self._seed}:{self._layer}:{block}"))
 
     def _block(self, block: int, cases: int, until: float) -> None:
         out, target = self._outcome, self.target(block)

@@ -17,7 +17,9 @@ from tests.fuzz.scene import CANARY, Escaped, leaks
 from tests.fuzz.targets import check_reply
 
 
-@pytest.mark.parametrize(("layer", "cases"), [("frames", 2000), ("chunks", 2000), ("streams", 100)])
+@pytest.mark.parametrize(
+    ("layer", "cases"), [("frames", 2000), ("chunks", 2000), ("streams", 100), ("sockets", 600)]
+)
 def test_nothing_gets_through(layer: str, cases: int, tmp_path: Path) -> None:
     out = Run(layer, seed=7, folder=tmp_path).run(cases)
     assert dict(out.problems) == {}

@@ -1,4 +1,4 @@
-"""Hostile clients of a real server: those that stall, never read, announce much, or show the wrong papers."""
+"""Hostile clients of a gRPC server: those that stall, never read, announce much, or show the wrong papers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ import pytest
 import torch
 
 from runtime import connect
+from runtime.channels.address import Address, parse
 from runtime.channels.grpc import callers, chunks
-from runtime.channels.grpc.address import Address, parse
 from runtime.channels.grpc.chunks import Kind
 from runtime.channels.grpc.client import GrpcChannel
-from runtime.channels.grpc.server import Listening, ServerLimits
+from runtime.channels.grpc.server import GrpcListening
+from runtime.channels.streams.server import Listening, ServerLimits
 from runtime.connecting import TLS
 from runtime.errors import ConnectionLost, PermissionDenied
 from runtime.identity import Identity, Role
@@ -31,16 +32,17 @@ from runtime.security.tls import grpc
 from runtime.security.tokens import TokenStore
 from runtime.wire import encode
 from runtime.worker import Worker
-from tests.network.serving import authority, certificate, tls
+from tests.network.serving import STREAMS, anywhere, authority, certificate, listening, tls
 from tests.security.helpers import expired
+from tests.serving.helpers import ENVIRONMENT
 
 
 class Raw:
     """A stream whose client sends what it likes."""
 
-    def __init__(self, address: str, name: str) -> None:
+    def __init__(self, address: Address, name: str) -> None:
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
+        self._channel = grpc.insecure_channel(address.target, [("grpc.use_local_subchannel_pool", 1)])
         said = ((chunks.VERSION_KEY, chunks.VERSION), (chunks.CLIENT_KEY, name), (chunks.ROLE_KEY, "client"))
         start = self._channel.stream_stream(f"/{chunks.SERVICE}/{chunks.METHOD}")
         self.call = start(iter(self._queue.get, None), metadata=said)
@@ -55,13 +57,12 @@ class Raw:
 
 
 @contextmanager
-def serving(path: Path, **limits: Any) -> Generator[Listening]:
-    address = Address(path=str(path / "s"))
-    listening = Listening(Worker("bob"), address, callers.by_their_word, limits=ServerLimits(**limits))
+def serving(kind: str, **limits: Any) -> Generator[Listening]:
+    server = listening(Worker("bob"), anywhere(kind), limits=ServerLimits(**limits))
     try:
-        yield listening
+        yield server
     finally:
-        listening.close(grace=1.0)
+        server.close(grace=1.0)
 
 
 def works(address: object, **options: Any) -> None:
@@ -80,18 +81,18 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_streams_that_stall_in_the_middle_of_a_frame_hold_up_nobody(tmp_path: Path) -> None:
-    with serving(tmp_path) as server, ExitStack() as stack:
+def test_streams_that_stall_in_the_middle_of_a_frame_hold_up_nobody() -> None:
+    with serving("grpc") as server, ExitStack() as stack:
         for number in range(200):
-            raw = Raw(str(server.address), f"eve{number % 4}")
+            raw = Raw(server.address, f"eve{number % 4}")
             stack.callback(raw.close)
             raw.send(chunks.write(Kind.DATA, key(number), 1000, 0, 0, b"x" * 500))
         works(server.address)
 
 
-def test_a_client_that_never_reads_holds_up_neither_others_nor_the_end(tmp_path: Path) -> None:
-    with serving(tmp_path) as server:
-        raw = Raw(str(server.address), "eve")
+def test_a_client_that_never_reads_holds_up_neither_others_nor_the_end() -> None:
+    with serving("grpc") as server:
+        raw = Raw(server.address, "eve")
         put = encode(Request("eve", 1, 1, 0, (), Put((PutItem(1, Slot(0)),))), [torch.ones(100_000)])
         raw.send(chunks.write(Kind.DATA, key(0), len(put), 0, 0, put))
         before = resident()
@@ -106,10 +107,10 @@ def test_a_client_that_never_reads_holds_up_neither_others_nor_the_end(tmp_path:
         raw.close()
 
 
-def test_frames_that_are_announced_and_never_come_take_no_memory(tmp_path: Path) -> None:
-    with serving(tmp_path, client_bytes=2**40) as server:
+def test_frames_that_are_announced_and_never_come_take_no_memory() -> None:
+    with serving("grpc", client_bytes=2**40) as server:
         works(server.address)
-        before, raw = resident(), Raw(str(server.address), "eve")
+        before, raw = resident(), Raw(server.address, "eve")
         for number in range(20):
             raw.send(chunks.write(Kind.DATA, key(number), 8 * 2**30, 0, 0, b"x" * 100))
         raw.send(chunks.write(Kind.RESUME, key(19), 8 * 2**30, 0))
@@ -119,9 +120,9 @@ def test_frames_that_are_announced_and_never_come_take_no_memory(tmp_path: Path)
         raw.close()
 
 
-def test_frames_that_were_begun_are_forgotten(tmp_path: Path) -> None:
-    with serving(tmp_path, patience=0.2) as server:
-        raw = Raw(str(server.address), "eve")
+def test_frames_that_were_begun_are_forgotten() -> None:
+    with serving("grpc", patience=0.2) as server:
+        raw = Raw(server.address, "eve")
         raw.send(chunks.write(Kind.DATA, key(1), 10**6, 0, 0, b"x" * 100))
         until = time.monotonic() + 20
         have = 1
@@ -133,19 +134,23 @@ def test_frames_that_were_begun_are_forgotten(tmp_path: Path) -> None:
         raw.close()
 
 
-def test_a_server_that_nobody_closes_lets_python_exit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", STREAMS)
+def test_a_server_that_nobody_closes_lets_python_exit(kind: str) -> None:
     source = (
         "from runtime import connect\n"
-        "from runtime.channels.grpc import callers\n"
-        "from runtime.channels.grpc.address import Address\n"
-        "from runtime.channels.grpc.server import Listening\n"
         "from runtime.worker import Worker\n"
-        f"server = Listening(Worker('bob'), Address(path={str(tmp_path / 's')!r}), callers.by_their_word)\n"
+        "from tests.network.serving import anywhere, listening\n"
+        f"server = listening(Worker('bob'), anywhere({kind!r}))\n"
         "bob = connect(str(server.address))\n"
         "print(bob.search('#x'))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", source], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", source],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        env=ENVIRONMENT,
     )
     assert done.stdout == "[]\n"
 
@@ -157,11 +162,12 @@ def test_a_server_that_nobody_closes_lets_python_exit(tmp_path: Path) -> None:
 def secured(authenticate: Any, *, certificates: bool) -> Generator[str]:
     own = certificate(Role.WORKER, "bob")
     ca = authority().folder / "ca.pem" if certificates else None
-    listening = Listening(Worker("bob"), Address("127.0.0.1", 0), authenticate, server_credentials(*own, ca))
+    credentials = server_credentials(*own, ca)
+    server = GrpcListening(Worker("bob"), anywhere("tls"), authenticate, credentials)
     try:
-        yield str(listening.address)
+        yield str(server.address)
     finally:
-        listening.close(grace=1.0)
+        server.close(grace=1.0)
 
 
 def test_only_certificates_of_the_collaboration_get_in(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from tests.network.serving import CHANNELS, over
 
 @pytest.fixture(params=CHANNELS)
 def channel(request: pytest.FixtureRequest) -> Generator[str]:
-    """Each test three times: with workers in this process, behind gRPC, and behind mutual TLS."""
+    """Each test four times: workers in this process, behind a unix socket, gRPC, and mutual TLS."""
     with over(request.param):
         yield request.param
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import mmap
 
 import pytest
 import torch
@@ -13,7 +12,8 @@ from hypothesis import strategies as st
 from planc.errors import DecodeError, LimitError
 from runtime.channels.grpc import chunks
 from runtime.channels.grpc.chunks import BATCH, CHUNK, Kind
-from runtime.channels.grpc.inbox import Inbox, allocate
+from runtime.channels.grpc.inbox import Inbox
+from runtime.channels.streams.memory import Room
 from runtime.messages import Put, PutItem, Request, Slot
 from runtime.wire import Pieces, decode, encode, encode_pieces
 
@@ -108,7 +108,7 @@ def _chunk(total: int, offset: int, data: bytes, key: bytes = KEY) -> chunks.Chu
 
 
 def test_a_frame_is_put_together() -> None:
-    inbox = Inbox(1000, 2000)
+    inbox = Inbox(Room(1000, 2000))
     assert inbox.take("ann", _chunk(6, 0, b"abc")) is None
     assert inbox.have("ann", KEY) == 3
     assert inbox.have("ben", KEY) == 0  # nobody sees another's
@@ -120,10 +120,10 @@ def test_a_frame_is_put_together() -> None:
 
 
 def test_limits_hold_before_anything_is_allocated() -> None:
-    inbox = Inbox(2**40, 2**41, client_frames=2)
+    inbox = Inbox(Room(2**40, 2**41))
     with pytest.raises(LimitError, match=str(2**40)):
         inbox.take("ann", _chunk(2**40 + 1, 0, b"x"))
-    inbox = Inbox(1000, 1500, client_frames=2)
+    inbox = Inbox(Room(1000, 1500, client_frames=2))
     inbox.take("ann", _chunk(1000, 0, b"x", b"1" * 16))
     with pytest.raises(LimitError, match="1500"):
         inbox.take("ann", _chunk(501, 0, b"x", b"2" * 16))
@@ -135,7 +135,7 @@ def test_limits_hold_before_anything_is_allocated() -> None:
 
 
 def test_a_frame_that_changes_or_has_gaps_is_forgotten() -> None:
-    inbox = Inbox(1000, 2000)
+    inbox = Inbox(Room(1000, 2000))
     for bad in (_chunk(7, 3, b"d"), _chunk(6, 4, b"e")):
         inbox.take("ann", _chunk(6, 0, b"abc"))
         with pytest.raises(DecodeError):
@@ -145,7 +145,7 @@ def test_a_frame_that_changes_or_has_gaps_is_forgotten() -> None:
 
 def test_who_announces_much_and_sends_nothing_is_forgotten_and_took_no_memory() -> None:
     now = 0.0
-    inbox = Inbox(2**34, 2**36, patience=10, clock=lambda: now)
+    inbox = Inbox(Room(2**34, 2**36), patience=10, clock=lambda: now)
     inbox.take("ann", _chunk(2**33, 0, b"x"))  # 8 GiB announced
     now = 9
     inbox.sweep()
@@ -153,9 +153,3 @@ def test_who_announces_much_and_sends_nothing_is_forgotten_and_took_no_memory() 
     now = 20
     inbox.sweep()
     assert inbox.have("ann", KEY) == 0
-
-
-def test_memory_that_the_machine_has_not_got_is_a_limit_error() -> None:
-    assert isinstance(allocate(10).obj, mmap.mmap)
-    with pytest.raises(LimitError, match="no room"):
-        allocate(2**62)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,27 +12,30 @@ from torch import nn
 
 import planc
 from runtime import RemoteModule, RemoteOptimizer, connect
-from runtime.channels.grpc import callers
-from runtime.channels.grpc.address import Address
+from runtime.channels.grpc import callers as grpc_callers
 from runtime.channels.grpc.chunks import Chunk
-from runtime.channels.grpc.server import Listening
+from runtime.channels.grpc.server import GrpcListening
+from runtime.channels.unix import callers as unix_callers
+from runtime.channels.unix.server import UnixListening
 from runtime.identity import Identity
+from runtime.wire import Frame
 from runtime.worker import Worker
+from tests.network.serving import STREAMS, anywhere
 
 X = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
 Y = torch.tensor([[0.0], [0.0], [1.0], [1.0]])
 
 
-class Lossy(Listening):
+class LossyGrpc(GrpcListening):
     """A server that fails once, at one message.
 
     How: "request", it does not arrive; "reply", it is applied but nobody hears so; "cancel", the same, and
     the stream ends without a word.
     """
 
-    def __init__(self, worker: Worker, path: Path) -> None:
+    def __init__(self) -> None:
         self.count, self.at, self.how = 0, -1, ""
-        super().__init__(worker, Address(path=str(path)), callers.by_their_word)
+        super().__init__(Worker("bob"), anywhere("grpc"), grpc_callers.by_their_word)
 
     def _session(self, messages: Iterator[bytes], context: Any) -> Generator[bytes]:
         self.context = context
@@ -49,6 +51,33 @@ class Lossy(Listening):
         if self.how == "cancel":
             self.context.cancel()
         raise ConnectionError("lost, as the test wants it")
+
+
+class LossyUnix(UnixListening):
+    """As `LossyGrpc`; a stream that is cancelled ends in the middle of a reply."""
+
+    def __init__(self) -> None:
+        self.count, self.at, self.how = 0, -1, ""
+        super().__init__(Worker("bob"), anywhere("unix"), unix_callers.by_their_word)
+
+    def _answer(self, frame: bytearray | memoryview, identity: Identity) -> Frame:
+        number, self.count = self.count, self.count + 1
+        if number == self.at and self.how == "request":
+            raise ConnectionError("lost, as the test wants it")
+        reply = super()._answer(frame, identity)
+        if number == self.at and self.how == "reply":
+            raise ConnectionError("lost, as the test wants it")
+        return reply
+
+    def _reply(self, sock: Any, key: bytes, reply: Frame) -> None:
+        if self.count - 1 == self.at and self.how == "cancel":
+            sock.sendall(key)
+            raise ConnectionError("lost, as the test wants it")
+        super()._reply(sock, key, reply)
+
+
+def lossy(kind: str) -> LossyGrpc | LossyUnix:
+    return LossyUnix() if kind == "unix" else LossyGrpc()
 
 
 def _network() -> nn.Module:
@@ -85,23 +114,22 @@ def _train(address: str) -> list[torch.Tensor]:
     return results
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[torch.Tensor], int]:
-    server = Lossy(Worker("bob"), tmp_path_factory.mktemp("net") / "s")
+@cache
+def undisturbed(kind: str) -> tuple[list[torch.Tensor], int]:
+    server = lossy(kind)
     try:
         return _train(str(server.address)), server.count
     finally:
         server.close()
 
 
+@pytest.mark.parametrize("kind", STREAMS)
 @pytest.mark.parametrize("how", ["request", "reply", "cancel"])
-def test_a_loss_at_any_message_changes_nothing(
-    how: str, undisturbed: tuple[list[torch.Tensor], int], tmp_path: Path
-) -> None:
-    expected, messages = undisturbed
+def test_a_loss_at_any_message_changes_nothing(how: str, kind: str) -> None:
+    expected, messages = undisturbed(kind)
     assert messages > 25
     for at in range(messages):
-        server = Lossy(Worker("bob"), tmp_path / f"{at}")
+        server = lossy(kind)
         server.at, server.how = at, how
         try:
             results = _train(str(server.address))

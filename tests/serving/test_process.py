@@ -224,14 +224,17 @@ def test_without_the_network_extra(tmp_path: Path) -> None:
         "import sys\n"
         "sys.modules['grpc'] = sys.modules['cryptography'] = None\n"
         "from planc.cli import main\n"
-        "sys.argv[1:] = ['worker', '--id', 'bob']\n"
+        "sys.argv[1:] = ['worker', '--id', 'bob', '--socket', 's']\n"
         "main()\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, timeout=300
     )
-    assert done.returncode == 1
-    assert done.stderr == "error: this command needs the network extra: pip install 'planc[network]'\n"
+    assert done.returncode == 6
+    assert done.stderr == (
+        "error: listening at grpc://127.0.0.1:7700 needs the extra 'network' (grpc is missing): "
+        "pip install 'planc[network]'\n"
+    )
 
 
 def test_nobody_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

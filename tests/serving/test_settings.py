@@ -17,7 +17,7 @@ import torch
 from planc.errors import DataError, InputError
 from planc.ir import DType, TensorType
 from runtime import TLS, connect
-from runtime.channels.grpc.address import Address
+from runtime.channels.address import Address
 from runtime.errors import ConnectionLost, CredentialsError, PermissionDenied, StoreLocked
 from runtime.identity import Role
 from runtime.security.tokens import TokenStore

@@ -1,4 +1,4 @@
-"""The channel to a worker on another machine, or in another process: frames in chunks over a gRPC stream.
+"""The channel to a worker over a network: frames in chunks over a gRPC stream, plain or over TLS.
 
 Needs the extra ``network``. `client` is the caller's end, `server` the worker's; `chunks` is what both speak.
 """

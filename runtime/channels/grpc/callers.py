@@ -1,4 +1,4 @@
-"""Who opens a stream: by certificate, by token, by being the owner, or by their own word."""
+"""Who opens a gRPC stream: by certificate, by token, or by their own word."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from typing import Any
 
 from runtime.channels.grpc import chunks
 from runtime.channels.grpc.server import Authenticate
-from runtime.errors import CredentialsError
-from runtime.identity import OWNER_NAME, Identity, Role
+from runtime.channels.streams.callers import named
+from runtime.identity import Identity
 from runtime.security import credentials
-from runtime.security.identity import check_name
 from runtime.security.tokens import TokenStore
-
-OWNER = Identity(OWNER_NAME, Role.OWNER)
 
 
 def by_certificate(context: Any) -> Identity:
@@ -25,11 +22,6 @@ def by_token(store: TokenStore) -> Authenticate:
     return lambda context: credentials.identity_from_token(context, store)
 
 
-def owner(_context: Any) -> Identity:
-    """The owner: for a unix socket that only they can open."""
-    return OWNER
-
-
 def by_their_word(context: Any) -> Identity:
     """Whoever the caller says: for one machine, where all who can connect are trusted. Nobody is the owner.
 
@@ -37,7 +29,4 @@ def by_their_word(context: Any) -> Identity:
         CredentialsError: they say nothing that could be a name.
     """
     said = dict(context.invocation_metadata())
-    name, role = said.get(chunks.CLIENT_KEY, ""), said.get(chunks.ROLE_KEY, "")
-    if role not in (Role.CLIENT, Role.WORKER):
-        raise CredentialsError("the caller says neither that it is a client nor that it is a worker")
-    return Identity(check_name(str(name)), Role(role))
+    return named(str(said.get(chunks.CLIENT_KEY, "")), str(said.get(chunks.ROLE_KEY, "")))

@@ -5,31 +5,14 @@ Knows no stream: a frame begun on one can be ended on another, after a break.
 
 from __future__ import annotations
 
-import mmap
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from planc.errors import DecodeError, LimitError
+from planc.errors import DecodeError
 from runtime.channels.grpc.chunks import Chunk
-
-_HUGE = getattr(mmap, "MADV_HUGEPAGE", None)
-
-
-def allocate(nbytes: int) -> memoryview:
-    """Memory that takes up room only as it is written to: who announces much and sends little has little.
-
-    Raises:
-        LimitError: the machine has not got so much.
-    """
-    try:
-        area = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except (OSError, ValueError, OverflowError) as error:
-        raise LimitError(f"there is no room for a frame of {nbytes} bytes: {error}") from None
-    if _HUGE is not None:
-        area.madvise(_HUGE)
-    return memoryview(area)
+from runtime.channels.streams.memory import Room
 
 
 @dataclass(slots=True)
@@ -65,15 +48,11 @@ class Inbox:
     """The frames that clients are sending. Safe to use from many threads.
 
     Attributes:
-        frame_bytes: the largest frame.
-        client_bytes: the bytes of all frames that one client has begun.
-        client_frames: how many frames one client may have begun.
+        room: what they may take.
         patience: seconds after which a frame that does not grow is forgotten.
     """
 
-    frame_bytes: int
-    client_bytes: int
-    client_frames: int = 64
+    room: Room
     patience: float = 120.0
     clock: Callable[[], float] = time.monotonic
     _frames: dict[str, dict[bytes, Incoming]] = field(default_factory=dict[str, dict[bytes, Incoming]])
@@ -86,25 +65,23 @@ class Inbox:
             DecodeError: the chunk does not fit what came before; its frame is forgotten.
             LimitError: the frame, or all frames of the client, would be too large; likewise.
         """
-        if not chunk.offset and len(chunk.data) == chunk.total <= self.frame_bytes:
+        if not chunk.offset and len(chunk.data) == chunk.total <= self.room.frame_bytes:
             return bytearray(chunk.data)
         with self._lock:
-            frames = self._frames.setdefault(client, {})
+            frames = self._frames.get(client, {})
+            incoming = frames.get(chunk.key)
+            if incoming is None:
+                if chunk.offset:  # the rest of a frame that was refused
+                    return None
+                incoming = Incoming(chunk.total, self.room.begin(client, chunk.total))
+                self._frames.setdefault(client, frames)[chunk.key] = incoming
+            incoming.touched = self.clock()
             whole = True  # a frame that failed is forgotten as one that is done
             try:
-                incoming = frames.get(chunk.key)
-                if incoming is None:
-                    if chunk.offset:  # the rest of a frame that was refused
-                        return None
-                    incoming = self._begin(frames, chunk)
-                frames[chunk.key] = incoming
-                incoming.touched = self.clock()
                 whole = incoming.add(chunk)
             finally:
                 if whole:
-                    frames.pop(chunk.key, None)
-                if not frames:
-                    del self._frames[client]
+                    self._forget(client, chunk.key)
             return incoming.buffer if whole else None
 
     def have(self, client: str, key: bytes) -> int:
@@ -119,21 +96,10 @@ class Inbox:
             oldest = self.clock() - self.patience
             for client, frames in list(self._frames.items()):
                 for key in [key for key, incoming in frames.items() if incoming.touched < oldest]:
-                    del frames[key]
-                if not frames:
-                    del self._frames[client]
+                    self._forget(client, key)
 
-    def _begin(self, frames: dict[bytes, Incoming], chunk: Chunk) -> Incoming:
-        if chunk.total > self.frame_bytes:
-            raise LimitError(f"a frame of at most {self.frame_bytes} bytes is allowed, got {chunk.total}")
-        if len(frames) >= self.client_frames:
-            raise LimitError(f"at most {self.client_frames} frames may be under way at once")
-        begun = sum(incoming.total for incoming in frames.values())
-        if begun + chunk.total > self.client_bytes:
-            raise LimitError(
-                f"frames of at most {self.client_bytes} bytes may be under way at once, "
-                f"got {begun} and {chunk.total} more"
-            )
-        if not chunk.total:
-            raise DecodeError("a frame is not empty")
-        return Incoming(chunk.total, allocate(chunk.total))
+    def _forget(self, client: str, key: bytes) -> None:
+        frames = self._frames[client]
+        self.room.end(client, frames.pop(key).total)
+        if not frames:
+            del self._frames[client]

@@ -18,7 +18,6 @@ import torch
 
 # Loaded, and nothing of them used: what is forked has no threads and no connections yet.
 import planc.cli  # noqa: F401
-import runtime.channels.grpc.client
 import runtime.federated
 import runtime.serving.greeting
 import runtime.serving.logs

@@ -1,4 +1,4 @@
-"""Fleets of workers that are processes, to be killed: `planc worker` behind gRPC, and actors of a Ray."""
+"""Fleets of workers that are processes, to be killed: `planc worker` at unix sockets, and actors of a Ray."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Fleet(Protocol):
         ...
 
 
-class GrpcFleet:
+class WorkerFleet:
     """`planc worker` processes, each at a socket.
 
     Args:
@@ -161,7 +161,7 @@ class GrpcFleet:
         self.start(id)
         return self.connect(id)
 
-    def __enter__(self) -> GrpcFleet:
+    def __enter__(self) -> WorkerFleet:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -193,4 +193,4 @@ def kill(fleet: Fleet, worker: WorkerHandle) -> None:
     fleet.signal(worker, signal.SIGKILL)
 
 
-__all__ = ["PATIENCE", "Fleet", "GrpcFleet", "Processes", "RayFleet", "kill"]
+__all__ = ["PATIENCE", "Fleet", "Processes", "RayFleet", "WorkerFleet", "kill"]

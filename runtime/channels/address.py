@@ -28,9 +28,13 @@ class Address:
 
     @property
     def target(self) -> str:
-        """As gRPC writes it."""
+        """Host and port, as gRPC writes them.
+
+        Raises:
+            InputError: it is that of a unix socket.
+        """
         if self.path:
-            return f"unix:{self.path}"
+            raise InputError(f"{self} is no address of a network")
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
@@ -58,7 +62,7 @@ def parse(text: str) -> Address:
     """
     if text.startswith("unix:"):
         path = text.removeprefix("unix:").removeprefix("//")
-        if not path:
+        if not path or "\0" in path:  # to the system a path ends there
             raise InputError(f"the address {text!r} has no path: expected {_FORMS}")
         return Address(path=path)
     for scheme, secure in (("grpc://", False), ("grpcs://", True)):
