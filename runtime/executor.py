@@ -89,19 +89,19 @@ class Interpreting:
 class Prepared:
     """A plan at the sizes and layouts of its inputs, found to be within bounds: what running it again needs.
 
+    It holds nothing of the plan itself.
+
     Attributes:
-        plan_id: names ``program``.
-        program: what is run.
+        plan_id: names the plan.
         kinds: those of the inputs.
         took: the seconds that it took the last time; infinite where it was not run yet.
         entry: the executable, where the executor's own cache has one.
     """
 
-    __slots__ = ("entry", "kinds", "plan_id", "program", "took")
+    __slots__ = ("entry", "kinds", "plan_id", "took")
 
-    def __init__(self, plan_id: str, program: Program, kinds: Kinds) -> None:
+    def __init__(self, plan_id: str, kinds: Kinds) -> None:
         self.plan_id = plan_id
-        self.program = program
         self.kinds = kinds
         self.took = math.inf
         self.entry: Entry | None = None
@@ -158,20 +158,32 @@ class Executor:
                 self._prepared.move_to_end(key)
                 return known
         self._check(program.graph, inputs)
-        made = Prepared(plan_id, program, key[1])
+        made = Prepared(plan_id, key[1])
         with self._lock:
             known = self._prepared.setdefault(key, made)
             if len(self._prepared) > _REMEMBERED:
                 self._prepared.popitem(last=False)
         return known
 
+    def forget(self, plan_id: str) -> None:
+        """Let go of all that is kept of a plan: it was uninstalled."""
+        with self._lock:
+            for key in [key for key in self._prepared if key[0] == plan_id]:
+                del self._prepared[key]
+        self._cache.forget(plan_id)
+
     def run(
-        self, prepared: Prepared, inputs: Sequence[torch.Tensor], seconds: float | None = None
+        self,
+        prepared: Prepared,
+        program: Program,
+        inputs: Sequence[torch.Tensor],
+        seconds: float | None = None,
     ) -> list[torch.Tensor]:
         """The outputs of a plan in order, state included, as ordinary tensors that are not written to again.
 
         Args:
-            prepared: the plan, by `prepare`.
+            prepared: what `prepare` found out about the plan.
+            program: the plan.
             inputs: one tensor for each of its inputs, of the kinds that it was prepared for; they are not
                 written to.
             seconds: how long it may take; never longer than the bounds allow.
@@ -186,16 +198,18 @@ class Executor:
             if self._runner is None:
                 entry = prepared.entry
                 if entry is None or entry.executable is None:
-                    entry = prepared.entry = self._entry(prepared, inputs)
-                outputs = self._cache.use(entry, inputs, limit)
+                    entry = prepared.entry = self._cache.entry(
+                        prepared.plan_id, program, inputs, self._device, prepared.kinds
+                    )
+                outputs = self._cache.use(entry, program, inputs, limit)
             else:
                 outputs = self._runner.run(
-                    prepared.plan_id, prepared.program, list(inputs), self._device, seconds=limit
+                    prepared.plan_id, program, list(inputs), self._device, seconds=limit
                 )
         except ExecutionError as error:
-            raise _without_values(prepared.plan_id, prepared.program.graph, error) from error
+            raise _without_values(prepared.plan_id, program.graph, error) from error
         except LimitError as error:
-            raise _too_long(prepared.program.graph, limit) from error
+            raise _too_long(program.graph, limit) from error
         prepared.took = time.perf_counter() - start
         return outputs
 
@@ -241,9 +255,6 @@ class Executor:
         """The shorter of what a caller asks for and what the bounds allow."""
         given = [limit for limit in (asked, self._bounds.seconds) if limit is not None]
         return min(given, default=None)
-
-    def _entry(self, prepared: Prepared, inputs: Sequence[torch.Tensor]) -> Entry:
-        return self._cache.entry(prepared.plan_id, prepared.program, inputs, self._device, prepared.kinds)
 
     def _check(self, graph: Graph, inputs: Sequence[torch.Tensor]) -> None:
         """Refuse a run that does not fit or is too large."""

@@ -18,7 +18,7 @@ from runtime.messages import Pointer
 from runtime.policy import PUBLIC, Secrecy
 
 
-class Stored(msgspec.Struct, frozen=True, eq=False):
+class Stored(msgspec.Struct, frozen=True, eq=False, weakref=True):
     """One object.
 
     ``grad_secrecy`` is that of its ``.grad``, which may come from more private values. ``spent`` says that a
@@ -69,8 +69,8 @@ class Deferred(Protocol):
         """The objects."""
         ...
 
-    def settle(self) -> Mapping[int, Stored]:
-        """The new objects, by id. Called once, when somebody wants to see them."""
+    def settle(self, values: Sequence[torch.Tensor]) -> Mapping[int, Stored]:
+        """The new objects, by id, of what was deferred; called when somebody wants to see them."""
         ...
 
 
@@ -93,7 +93,7 @@ class Store:
         self._tags: dict[str, dict[int, None]] = {}
         self._ids: dict[int, int] = {}
         self._before: dict[int, _Before | None] | None = None
-        self._deferred: Deferred | None = None
+        self._deferred: tuple[Deferred, Sequence[torch.Tensor]] | None = None
         self._deferred_ids: frozenset[int] = frozenset()
         self._young: dict[int, Stored] = {}
 
@@ -174,27 +174,34 @@ class Store:
         """Whether `defer` may be used: not where everything that changes is written down."""
         return self._before is None
 
-    def defer(self, new: Mapping[int, Stored], update: Deferred) -> None:
+    def defer(self, new: Mapping[int, Stored], update: Deferred, values: Sequence[torch.Tensor]) -> None:
         """As `commit`, for objects that are new and others that are replaced by as many bytes: later.
 
         One update at a time is deferred: what another deferred is put now.
 
+        Args:
+            new: the new objects by id.
+            update: makes objects of ``values``. Those that they replace are all there.
+            values: the new elements, and whatever else the update wants to know again.
+
         Raises:
             StoreFull, QuotaExceeded: as `commit`; nothing has changed then.
         """
-        if self._young or self._deferred is not update:
+        if self._young or self.deferred(update) is None:
             self._catch_up()
         if new:
             self._accounts.check(_uses(new).values(), ())
             self._young.update(new)
-        self._deferred, self._deferred_ids = update, update.ids
+        self._deferred, self._deferred_ids = (update, values), update.ids
 
-    def deferred(self, update: Deferred) -> bool:
-        """Whether this is what is deferred now."""
-        return self._deferred is update
+    def deferred(self, update: Deferred) -> Sequence[torch.Tensor] | None:
+        """What this update deferred, if it is the one that is deferred now."""
+        found = self._deferred
+        return found[1] if found is not None and found[0] is update else None
 
     def drop(self, ids: Sequence[int]) -> None:
         """Delete objects that are there."""
+        ids = list(dict.fromkeys(ids))
         if self._young:
             ids = [id for id in ids if self._young.pop(id, None) is None]
         if not ids:
@@ -202,7 +209,7 @@ class Store:
         self._catch_up()
         if self._before is not None:
             self.touch(ids)
-        for id_ in dict.fromkeys(ids):
+        for id_ in ids:
             self._remove(id_)
 
     def touch(self, ids: Iterable[int]) -> None:
@@ -250,13 +257,14 @@ class Store:
 
     def _catch_up(self) -> None:
         """Put what was deferred."""
-        young, update = self._young, self._deferred
+        young, deferred = self._young, self._deferred
         if young:
             self._young = {}
             self._apply(young, (), _uses(young))
-        if update is not None:
+        if deferred is not None:
+            update, values = deferred
             self._deferred, self._deferred_ids = None, frozenset()
-            puts = update.settle()
+            puts = update.settle(values)
             self._apply(puts, list(puts), _uses(puts))
 
     def _picture(self, id: int) -> _Before | None:

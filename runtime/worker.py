@@ -126,11 +126,13 @@ class Worker:
     @property
     def nbytes(self) -> int:
         """Bytes of its objects."""
-        return self._site.store.nbytes
+        with self._lock:  # to look at a store may change it
+            return self._site.store.nbytes
 
     def __len__(self) -> int:
         """How many objects it holds."""
-        return len(self._site.store)
+        with self._lock:
+            return len(self._site.store)
 
     def approve(self, plan_id: str) -> None:
         """Let the results of a plan on private originals be public. For the owner of the data."""

@@ -53,13 +53,10 @@ class Entry:
         used: when it was used last, by the cache's own count.
     """
 
-    __slots__ = ("counted", "executable", "key", "moves", "place", "program", "used")
+    __slots__ = ("counted", "executable", "key", "moves", "place", "used")
 
-    def __init__(
-        self, key: tuple[Any, ...], program: Program, executable: _Runs, place: torch.device, moves: bool
-    ) -> None:
+    def __init__(self, key: tuple[Any, ...], executable: _Runs, place: torch.device, moves: bool) -> None:
         self.key = key
-        self.program = program
         self.executable: _Runs | None = executable
         self.place = place
         self.moves = moves
@@ -141,7 +138,8 @@ class ExecutableCache:
             LimitError: the time is over.
         """
         place = numbered(device)
-        return self.use(self.entry(plan_id, program, values, place, kinds_of(values)), values, seconds)
+        entry = self.entry(plan_id, program, values, place, kinds_of(values))
+        return self.use(entry, program, values, seconds)
 
     def entry(
         self,
@@ -162,15 +160,27 @@ class ExecutableCache:
             bindings = bind_tensors(program.graph, values)
             place = numbered(device)
             moves = place.type != "cpu" or not all(value.is_cpu for value in values)
-            made = Entry(key, program, self._kind(program, bindings, place), place, moves)
+            made = Entry(key, self._kind(program, bindings, place), place, moves)
             with self._lock:
                 found = self._entries.setdefault(key, made)
+                found.used = next(self._uses)
+            self._count(found)
         return found
 
+    def forget(self, plan_id: str) -> None:
+        """Let go of the executables of a plan."""
+        with self._lock:
+            for entry in [entry for key, entry in self._entries.items() if key[0] == plan_id]:
+                self._let_go(entry)
+
     def use(
-        self, entry: Entry, values: Sequence[torch.Tensor], seconds: float | None = None
+        self,
+        entry: Entry,
+        program: Program,
+        values: Sequence[torch.Tensor],
+        seconds: float | None = None,
     ) -> list[torch.Tensor]:
-        """As `run`, by an entry, on inputs of its kinds.
+        """As `run`, by an entry of the program, on inputs of its kinds.
 
         Raises:
             ExecutionError: an operation failed.
@@ -179,14 +189,15 @@ class ExecutableCache:
         executable = entry.executable
         if executable is None:
             plan_id, place, kinds = entry.key
-            return self.use(self.entry(plan_id, entry.program, values, place, kinds), values, seconds)
+            return self.use(self.entry(plan_id, program, values, place, kinds), program, values, seconds)
         entry.used = next(self._uses)
         if entry.moves:
-            values = _on_device(entry.program.graph, values, entry.place)
-        outputs = executable(values, seconds)
-        if executable.nbytes != entry.counted:
-            self._count(entry)
-        return outputs
+            values = _on_device(program.graph, values, entry.place)
+        try:
+            return executable(values, seconds)
+        finally:
+            if executable.nbytes != entry.counted:
+                self._count(entry)
 
     def _count(self, entry: Entry) -> None:
         """Note how large an executable has become, and let go of others for it."""
@@ -197,12 +208,14 @@ class ExecutableCache:
             self._bytes += nbytes - entry.counted
             entry.counted = nbytes
             while self._bytes > self._max_bytes and len(self._entries) > 1:
-                oldest = min(self._entries.values(), key=lambda each: each.used)
-                del self._entries[oldest.key]
-                self._bytes -= oldest.counted
-                gone, oldest.executable = oldest.executable, None
-                if gone is not None:
-                    gone.close()
+                self._let_go(min(self._entries.values(), key=lambda each: each.used))
+
+    def _let_go(self, entry: Entry) -> None:
+        del self._entries[entry.key]
+        self._bytes -= entry.counted
+        gone, entry.executable = entry.executable, None
+        if gone is not None:
+            gone.close()
 
 
 def profile(

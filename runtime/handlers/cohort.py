@@ -282,7 +282,7 @@ class _Work:
         for i, part in zip(self.membership.own, entrant.parts, strict=True):
             inputs[i] = part.take()
         limit = None if seconds == math.inf else seconds
-        return self.call.site.executor.run(prepared, inputs, limit)
+        return self.call.site.executor.run(prepared, self.program, inputs, limit)
 
     def _take(self, entrant: Entrant, values: Sequence[torch.Tensor], began: float) -> None:
         """Count a member in, or say why it does not count."""

@@ -75,6 +75,7 @@ def _uninstall(call: Call, body: Uninstall) -> Done:
         call.site.shelf.uninstall(id, call.client)
         if call.site.shelf.find(id) is None:
             call.site.approvals.forget(id)
+            call.site.executor.forget(id)
     return Done()
 
 

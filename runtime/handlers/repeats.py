@@ -9,7 +9,8 @@ Small state that such a run replaces is put into the store when something else w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,10 +30,11 @@ _SMALL = 4 * 2**20
 class Repeat:
     """The last run of a plan by a client, on public objects of their own and tensors that came along.
 
+    It owns none of the objects: those that the client lets go of are gone.
+
     Attributes:
         form: what becomes of its outputs.
         prepared: the plan at the sizes of that run.
-        stored: the object at each input; None where a tensor came along.
         updated: the ids of the objects that it replaces, in the order of ``form.updated``.
         ids: the same.
     """
@@ -40,8 +42,8 @@ class Repeat:
     __slots__ = (
         "_fixed",
         "_kinds",
-        "_new",
         "_places",
+        "_seen",
         "_small",
         "_state",
         "_state_ids",
@@ -49,7 +51,6 @@ class Repeat:
         "form",
         "ids",
         "prepared",
-        "stored",
         "updated",
     )
 
@@ -63,7 +64,6 @@ class Repeat:
     ) -> None:
         self.form = form
         self.prepared = prepared
-        self.stored = list(stored)
         self._kinds = prepared.kinds[:arguments]
         self._wishes = [type(wish) for wish in body.results], [type(wish) for wish in body.updates]
         self._state = body.inputs[arguments:]
@@ -75,8 +75,8 @@ class Repeat:
         self.updated = [self._state_ids[i - arguments] for i in self._places]
         self.ids = frozenset(self.updated)
         self._small = bool(self._places) and sum(_nbytes(stored[i]) for i in self._places) <= _SMALL
-        self._new: list[torch.Tensor] = []
-        """The inputs of state after the last run, where putting them was deferred."""
+        self._seen = [_ref(found) for found in stored]
+        """The object at each input, for as long as it lives; of a tensor that came along, nothing."""
 
     @classmethod
     def of(
@@ -94,35 +94,42 @@ class Repeat:
         Raises:
             DecodeError: a tensor is named that did not come along.
         """
-        kinds, inputs, stored, store = self._kinds, body.inputs, self.stored, call.site.store
+        kinds, inputs, seen, store = self._kinds, body.inputs, self._seen, call.site.store
         count = len(kinds)
-        if body.grad or len(inputs) != len(stored) or inputs[count:] != self._state or not self._wants(body):
+        if body.grad or len(inputs) != len(seen) or inputs[count:] != self._state or not self._wants(body):
             return None
         tensors: list[Any] = []
         for i in range(count):
             argument = inputs[i]
             if type(argument) is Handle:
                 found = store.get(argument.id)
-                if found is None or (found is not stored[i] and not _alike(call, found, kinds[i])):
+                if found is None:
                     return None
+                if found is not seen[i]():
+                    if not _alike(call, found, kinds[i]):
+                        return None
+                    seen[i] = _ref(found)
                 tensors.append(found.value)
             elif type(argument) is Slot:
-                found = None
                 tensors.append(call.slot(argument))
                 if kind_of(tensors[i]) != kinds[i]:
                     return None
+                seen[i] = _ref(None)
             else:
                 return None
-            stored[i] = found
         for i, id in self._fixed:
-            if store.get(id) is not stored[i]:
+            found = store.get(id)
+            if found is None or found is not seen[i]():
                 return None
-        if store.deferred(self):
-            return [*tensors, *self._new]
-        state = [store.get(id) for id in self._state_ids]
-        if state != stored[count:]:  # the very same ones: an object equals no other
-            return None
-        return [*tensors, *(each.value for each in state if each is not None)]
+        state = store.deferred(self)
+        if state is not None:
+            return [*tensors, *state]
+        for id, ref in zip(self._state_ids, seen[count:], strict=True):
+            found = store.get(id)
+            if found is None or found is not ref():
+                return None
+            tensors.append(found.value)
+        return tensors
 
     def _wants(self, body: Run) -> bool:
         """Whether a run asks for the same of each output."""
@@ -131,15 +138,18 @@ class Repeat:
             return False
         return not (body.updates or updates) or [type(wish) for wish in body.updates] == updates
 
+    def replaces(self, stored: Sequence[Stored]) -> bool:
+        """Whether these are the objects that the run replaces, as it knows them."""
+        return all(found is self._seen[i]() for i, found in zip(self._places, stored, strict=True))
+
     def replaced(self) -> list[Stored]:
         """The objects that the run replaces. Where putting was deferred, they have the elements of before."""
-        stored = self.stored
-        return [found for i in self._places if (found := stored[i]) is not None]
+        return [found for i in self._places if (found := self._seen[i]()) is not None]
 
     def replace(self, puts: Mapping[int, Stored]) -> None:
         """Know the objects that came in the place of others."""
         for i, id in zip(self._places, self.updated, strict=True):
-            self.stored[i] = puts[id]
+            self._seen[i] = _ref(puts[id])
 
     def may_defer(self, store: Store) -> bool:
         """Whether what the run replaces need not be put into the store at once."""
@@ -157,22 +167,29 @@ class Repeat:
         Raises:
             StoreFull, QuotaExceeded: there is no room for what it keeps.
         """
-        store.defer(kept, self)
         after = list(tensors)
         for output, i in self.form.updated:
             after[i] = outputs[output]
-        self._new = after[len(self._kinds) :]
+        store.defer(kept, self, after[len(self._kinds) :])
 
-    def settle(self) -> Mapping[int, Stored]:
-        """What was deferred, by id."""
-        new, start = self._new, len(self._kinds)
-        self._new = []
+    def settle(self, values: Sequence[torch.Tensor]) -> Mapping[int, Stored]:
+        """As `Deferred.settle`; the values are the tensors of all state after the last run."""
+        start = len(self._kinds)
         puts: dict[int, Stored] = {}
         for i, id in zip(self._places, self.updated, strict=True):
-            old = self.stored[i]
-            assert old is not None
-            puts[id] = self.stored[i] = old.updated(new[i - start], PUBLIC)
+            old = self._seen[i]()
+            assert old is not None  # it is in the store
+            puts[id] = old.updated(values[i - start], PUBLIC)
+        self.replace(puts)
         return puts
+
+
+def _nothing() -> None:
+    """There is no object."""
+
+
+def _ref(stored: Stored | None) -> Callable[[], Stored | None]:
+    return _nothing if stored is None else weakref.ref(stored)
 
 
 def _alike(call: Call, found: Stored, kind: Kind) -> bool:

@@ -97,21 +97,39 @@ def _computed(
         taken.require_run(quota)
         site.approvals.spend(body.plan_id, clearance.approval)
     seconds = taken.time_for_run(quota)
+    opened = alone and not body.grad and job.prepared.took > _BRIEF
     if body.grad:
         with taken.run(quota):
             outputs = _distinct(_with_grad(call, body, program, job.bound, seconds), job.form)
     else:
         try:
-            if alone and job.prepared.took > _BRIEF:
+            if opened:
                 with taken.run(quota), site.computing([*job.kept, *job.written]):
-                    outputs = _executed(call, job, seconds)
+                    outputs = _executed(call, program, job, seconds)
             else:
                 taken.require_run(quota)
-                outputs = _executed(call, job, seconds)
+                outputs = _executed(call, program, job, seconds)
         except Exception as error:
             outputs = _concealed(call, program, job.bound, error)
+    if opened:
+        _look_again(call, installed, job)
     call.touched.released |= clearance.releases
     return job, outputs
+
+
+def _look_again(call: Call, installed: Installed, job: _Job) -> None:
+    """What other requests did to the objects that a run replaces while it let them in.
+
+    Nobody replaces or frees them, but a backward pass gives them gradients, of whatever secrecy, and a
+    transfer that was on its way takes them.
+
+    Raises:
+        ObjectNotFound: one was taken: the run changes nothing then.
+    """
+    job.replaced = [call.change(id) for id in job.written]
+    if job.repeat is not None and not job.repeat.replaces(job.replaced):
+        job.repeat = None
+        installed.repeats.pop(call.standing, None)
 
 
 class _Job(msgspec.Struct, eq=False, gc=False):
@@ -144,19 +162,17 @@ def _again(call: Call, installed: Installed, body: Run) -> _Job | None:
         return None
     form: _Form = repeat.form
     kept = _ids_to_keep(form, body)
-    store, stored, inputs = call.site.store, repeat.stored, body.inputs
+    store = call.site.store
     for id in kept:
         if id in store:
             return None
     if len(kept) > 1 and len(set(kept)) < len(kept):
         return None
     if call.logged:
-        call.touched.data.update(
-            (argument.id, found)
-            for argument, found in zip(inputs, stored, strict=True)
-            if found is not None and isinstance(argument, Handle)
-        )
-    bound = _Bound(tensors, stored, _OWN)
+        handles = [argument for argument in body.inputs if isinstance(argument, Handle)]
+        found = {argument.id: store.get(argument.id) for argument in handles}
+        call.touched.data.update((id, stored) for id, stored in found.items() if stored is not None)
+    bound = _Bound(tensors, None, _OWN)
     return _Job(form, bound, repeat.prepared, kept, repeat.updated, repeat.replaced(), repeat)
 
 
@@ -229,7 +245,7 @@ class _Bound(msgspec.Struct, frozen=True, eq=False, gc=False):
 
     Attributes:
         tensors: one for each input.
-        stored: the objects at the inputs, where it is known that the client may change all of them.
+        stored: the objects at the inputs of a run that may be remembered: the client may change all of them.
         clearance: what the run may do.
     """
 
@@ -297,11 +313,11 @@ def _state(
     return argument.id, stored or call.change(argument.id)
 
 
-def _executed(call: Call, job: _Job, seconds: float | None) -> list[torch.Tensor]:
+def _executed(call: Call, program: Program, job: _Job, seconds: float | None) -> list[torch.Tensor]:
     """What the plan computes."""
     start = time.perf_counter()
     try:
-        return call.site.executor.run(job.prepared, job.bound.tensors, seconds)
+        return call.site.executor.run(job.prepared, program, job.bound.tensors, seconds)
     finally:
         call.spent += time.perf_counter() - start
 
@@ -371,16 +387,14 @@ def _returned(call: Call, graph: Graph, job: _Job, outputs: Sequence[torch.Tenso
 def _remember(call: Call, installed: Installed, body: Run, job: _Job, replaced: Mapping[int, Stored]) -> None:
     """Know the next run that is like this one."""
     stored, repeat = job.bound.stored, job.repeat
-    if stored is None or body.grad:
-        return
-    if repeat is None:
+    if repeat is None and stored is not None:
         repeat = Repeat.of(body, installed.program.graph, job.form, stored, job.prepared)
-        if repeat is None:
-            return
-        if len(installed.repeats) >= _CLIENTS:
-            installed.repeats.clear()
-        installed.repeats[call.standing] = repeat
-    repeat.replace(replaced)
+        if repeat is not None:
+            if len(installed.repeats) >= _CLIENTS:
+                installed.repeats.clear()
+            installed.repeats[call.standing] = repeat
+    if repeat is not None:
+        repeat.replace(replaced)
 
 
 HANDLERS: dict[type, Callable[..., Any]] = {Run: _run}

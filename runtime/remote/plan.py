@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from operator import is_
@@ -39,11 +40,8 @@ class _Seen:
     """
 
     __slots__ = (
-        "_paths",
+        "_last",
         "_ports",
-        "_state",
-        "_state_inputs",
-        "_state_unchanged",
         "_trains",
         "arguments",
         "plan_id",
@@ -60,11 +58,7 @@ class _Seen:
         self._trains = any(port.role is Role.PARAMETER for port in graph.updates())
         """It updates its parameters itself: autograd has no part in it then."""
         self._ports = [(p.path, type) for p, type in zip(graph.inputs, types, strict=True) if p.role.is_state]
-        self._state: list[RemoteTensor] = []
-        self._paths: list[str] = []
-        self._state_inputs: tuple[Handle, ...] = ()
-        self._state_unchanged = -1
-        """The count of changes of handles when the state was looked at."""
+        self._last: _State | None = None
 
     @classmethod
     def of(cls, plan: Plan, types: Sequence[TensorType], results: Sequence[TensorType]) -> _Seen | None:
@@ -86,30 +80,51 @@ class _Seen:
             inputs.append(Handle(value.id))
         if not self._ports:
             return tuple(inputs)
-        changes = Changes.count
-        if (
-            changes != self._state_unchanged
-            or list(state) != self._paths
-            or not all(map(is_, state.values(), self._state))
-            or not cut
-        ):
+        last = self._last
+        if last is None or not cut or not last.is_still(state):
             found = self._state_of(state, location, cut)
             if found is None:
                 return None
-            self._state, self._paths = list(state.values()), list(state)
-            self._state_inputs, self._state_unchanged = found, changes
-        return (*inputs, *self._state_inputs)
+            last = self._last = found
+        return (*inputs, *last.inputs)
 
     def _state_of(
         self, state: Mapping[str, RemoteTensor], location: WorkerHandle, cut: bool
-    ) -> tuple[Handle, ...] | None:
+    ) -> _State | None:
+        changes = Changes.count  # before it is looked at
         inputs: list[Handle] = []
         for path, type_ in self._ports:
             value = state.get(path)
             if value is None or not _is(value, type_, location, cut):
                 return None
             inputs.append(Handle(value.id))
-        return tuple(inputs)
+        return _State(changes, list(state), [weakref.ref(each) for each in state.values()], tuple(inputs))
+
+
+class _State:
+    """The state of the last call: what it was, and its handles as a message names them. Keeps none alive."""
+
+    __slots__ = ("_changes", "_handles", "_paths", "inputs")
+
+    def __init__(
+        self,
+        changes: int,
+        paths: list[str],
+        handles: list[weakref.ref[RemoteTensor]],
+        inputs: tuple[Handle, ...],
+    ) -> None:
+        self._changes = changes
+        self._paths = paths
+        self._handles = handles
+        self.inputs = inputs
+
+    def is_still(self, state: Mapping[str, RemoteTensor]) -> bool:
+        """Whether a state has the same handles, and no handle was changed in place."""
+        return (
+            Changes.count == self._changes
+            and list(state) == self._paths
+            and all(map(is_, state.values(), [handle() for handle in self._handles]))
+        )
 
 
 def _is(value: Any, type_: TensorType, location: WorkerHandle, cut: bool) -> bool:

@@ -189,11 +189,12 @@ def test_an_executor_ends_a_scan_of_years(runner: Runner | None) -> None:
     bounds = RunBounds(nodes=10**12, flops=10**20, seconds=0.1)
     executor = Executor(CPU, bounds, 2**20, runner)
     start = time.perf_counter()
-    prepared = executor.prepare("years", Program(long_scan()), [torch.ones(2)])
+    program = Program(long_scan())
+    prepared = executor.prepare("years", program, [torch.ones(2)])
     with pytest.raises(RemoteLimitError, match=r"plan 'outer' took longer than the 0\.1 seconds"):
-        executor.run(prepared, [torch.ones(2)])
+        executor.run(prepared, program, [torch.ones(2)])
     with pytest.raises(RemoteLimitError, match=r"took longer than the 0\.01 seconds"):
-        executor.run(prepared, [torch.ones(2)], seconds=0.01)
+        executor.run(prepared, program, [torch.ones(2)], seconds=0.01)
     with pytest.raises(RemoteLimitError, match=r"took longer than the 0\.1 seconds"):
         executor.run_with_grad("years", Program(long_scan()), [torch.ones(2)], seconds=5.0)
     assert time.perf_counter() - start < 30

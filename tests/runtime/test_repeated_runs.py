@@ -156,10 +156,10 @@ def test_what_took_long_is_known_to_take_long() -> None:
     executor = Executor(torch.device("cpu"), RunBounds(), 2**20, slow)
     program, x = total.plan.program, torch.ones(3, 2)
     assert executor.prepare("p", program, [x, x]).took == float("inf")
-    executor.run(executor.prepare("p", program, [x, x]), [x, x])
+    executor.run(executor.prepare("p", program, [x, x]), program, [x, x])
     assert executor.prepare("p", program, [x, x]).took < 0.1
     slow.seconds = 0.2
-    executor.run(executor.prepare("p", program, [x, x]), [x, x])
+    executor.run(executor.prepare("p", program, [x, x]), program, [x, x])
     assert executor.prepare("p", program, [x, x]).took >= 0.2
 
 
