@@ -6,10 +6,7 @@ test forgets both before every message, so it takes the long way each time. Repl
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -20,7 +17,6 @@ from torch import nn
 
 import planc
 from planc.codec import encode as plan_bytes
-from planc.lower import ExecutableCache
 from runtime import VirtualWorker
 from runtime.limits import WorkerLimits
 from runtime.messages import (
@@ -45,6 +41,7 @@ from runtime.messages import (
 )
 from runtime.wire import decode, encode
 from runtime.worker import Worker
+from tests.runtime.gate import Gate
 
 X, Y, WEIGHT, BIAS, OTHER = 1, 2, 3, 4, 5
 """Objects that are there at the beginning; `OTHER` belongs to somebody else."""
@@ -231,24 +228,8 @@ def test_a_parameter_that_is_replaced_between_runs_is_the_new_one() -> None:
     pair.check()
 
 
-class _Gate:
-    """Runs plans; one of them only when it is let."""
-
-    def __init__(self) -> None:
-        self.cache = ExecutableCache()
-        self.held = ""
-        self.began, self.go = threading.Event(), threading.Event()
-
-    def run(self, plan_id: str, *rest: Any, **how: Any) -> list[torch.Tensor]:
-        time.sleep(0.001)  # so that it lets others in
-        if plan_id == self.held:
-            self.began.set()
-            assert self.go.wait(30)
-        return self.cache.run(plan_id, *rest, **how)
-
-
 def test_a_parameter_that_is_replaced_while_a_run_reads_it_is_the_new_one_for_the_next() -> None:
-    gate = _Gate()
+    gate = Gate()
     bob = VirtualWorker("bob", runner=gate)
     plan = PLANS["frozen"]
     shift = planc.parse(
@@ -260,13 +241,7 @@ def test_a_parameter_that_is_replaced_while_a_run_reads_it_is_the_new_one_for_th
     x, y = bob.send(tx), bob.send(ty)
     remote(x, y)
     remote(x, y)
-    gate.held = plan.id
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(remote, x, y)
-        assert gate.began.wait(30)
-        shifted()
-        gate.go.set()
-        running.result()
+    gate.during(plan, lambda: remote(x, y), shifted)
     losses = [remote(x, y).get(), remote(x, y).get()]
     local = plan.with_state(dict(plan.state))
     for _ in range(3):

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 import weakref
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,7 +17,6 @@ import torch
 
 import planc
 from planc.codec import encode as plan_bytes
-from planc.lower import ExecutableCache
 from runtime.limits import WorkerLimits
 from runtime.messages import (
     Answer,
@@ -47,6 +44,7 @@ from runtime.messages import (
 )
 from runtime.wire import decode, encode
 from runtime.worker import Worker
+from tests.runtime.gate import Gate
 
 STEP = planc.parse('plan step(param w: f32[2] "w") -> (param w: f32[2] "w") { return w + 1.0 }')
 PRODUCT = planc.parse("plan product(w: f32[2], x: f32[2]) -> f32[] { return sum(w * x) }")
@@ -79,34 +77,6 @@ class Client:
 
     def __call__(self, body: Body, *tensors: torch.Tensor, **how: Any) -> Answer:
         return self.send(body, *tensors, **how)[0]
-
-
-class Gate:
-    """Runs plans slowly enough to let others in; the plan that is held waits in the middle."""
-
-    def __init__(self) -> None:
-        self._cache = ExecutableCache()
-        self._held = ""
-        self._began, self._go = threading.Event(), threading.Event()
-
-    def run(self, plan_id: str, *rest: Any, **how: Any) -> list[torch.Tensor]:
-        time.sleep(0.001)
-        if plan_id == self._held:
-            self._began.set()
-            assert self._go.wait(30)
-        return self._cache.run(plan_id, *rest, **how)
-
-    def during(self, plan: planc.Plan, run: Callable[[], Answer], others: Callable[[], None]) -> Answer:
-        """The answer of a run while which others do something."""
-        self._held = plan.id
-        with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(run)
-            assert self._began.wait(30)
-            try:
-                others()
-            finally:
-                self._go.set()
-            return running.result()
 
 
 @pytest.mark.parametrize("known", [0, 3], ids=["first", "known"])
