@@ -177,12 +177,12 @@ def decode(
         DecodeError: the bytes are not a frame; VersionError where they are one of another version.
         LimitError: the frame is larger than the limits allow.
     """
+    limits = limits or _LIMITS
     view = memoryview(frame)
     if view.format != "B" or view.ndim != 1:
         view = view.cast("B")
-    limits = limits or _LIMITS
     header_end, message, entries = _read_header(view, limits)
-    data = (header_end + _ALIGN - 1) // _ALIGN * _ALIGN
+    data = _align(header_end)
     if not entries:
         if data != len(view):
             raise DecodeError(f"a frame of {data} bytes was announced, got {view.nbytes}")

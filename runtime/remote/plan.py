@@ -91,7 +91,7 @@ class _Seen:
     def _state_of(
         self, state: Mapping[str, RemoteTensor], location: WorkerHandle, cut: bool
     ) -> _State | None:
-        changes = Changes.count  # before it is looked at
+        changes, state = Changes.count, dict(state)  # before it is looked at, and as it is now
         inputs: list[Handle] = []
         for path, type_ in self._ports:
             value = state.get(path)
